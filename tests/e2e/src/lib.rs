@@ -1,0 +1,1 @@
+//! Kit shared by the end-to-end tests.
