@@ -1,2 +1,43 @@
-//! Tasks of this workspace.
-fn main() {}
+//! `cargo xtask`: the tasks of this workspace, which are also all that CI runs.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod cmd;
+mod dist;
+mod paths;
+mod tools;
+mod ui;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Tasks of this workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the release binaries into target/dist
+    Dist,
+    /// Download other people's programs as Debian packages and unpack them under target/tools
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Dist => dist::run().map(|()| true),
+        Task::Tools => tools::run().map(|_| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

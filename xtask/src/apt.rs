@@ -1,0 +1,104 @@
+//! Debian packages of any suite by the machine's own apt, in a configuration, state and cache of
+//! our own: neither the host's lists nor its packages change. Signatures are verified.
+
+use crate::cmd::Cmd;
+use anyhow::{Context, Result, anyhow};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PUBLIC_MIRROR: &str = "http://deb.debian.org/debian";
+
+/// One suite of Debian, at the first mirror that answers.
+pub(crate) struct Suite {
+    name: String,
+    dir: PathBuf,
+}
+
+impl Suite {
+    /// Fetches the suite's package list into `dir`, checked against `keyring`.
+    pub(crate) fn open(name: &str, dir: &Path, keyring: &Path) -> Result<Self> {
+        let suite = Self { name: name.to_owned(), dir: dir.join(name) };
+        let mut failure = anyhow!("no mirror");
+        for mirror in mirrors() {
+            suite.configure(&mirror, keyring)?;
+            match suite.apt("update", 300).arg("update").run() {
+                Ok(()) => return Ok(suite),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure.context(format!("cannot read Debian {name}")))
+    }
+
+    /// Downloads `packages` into `to`, an empty directory.
+    pub(crate) fn download(&self, packages: &[&str], to: &Path) -> Result<()> {
+        let packages = packages.iter().map(|package| format!("{package}/{}", self.name));
+        self.apt("download", 600).arg("download").args(packages).dir(to).run()
+    }
+
+    fn apt(&self, verb: &str, limit: u64) -> Cmd {
+        let mut apt = Cmd::new(&format!("apt-{verb}-{}", self.name), limit, "apt-get");
+        // `-c` is read after the host's own settings, which keep a proxy working.
+        apt.arg("-c").arg(self.dir.join("apt.conf")).env("LC_ALL", "C");
+        apt
+    }
+
+    fn configure(&self, mirror: &str, keyring: &Path) -> Result<()> {
+        for dir in ["lists/partial", "cache/archives/partial", "none"] {
+            fs::create_dir_all(self.dir.join(dir))?;
+        }
+        let (dir, keyring, name) = (self.dir.display(), keyring.display(), &self.name);
+        fs::write(self.dir.join("status"), "")?;
+        let source = format!("deb [signed-by={keyring}] {mirror} {name} main\n");
+        fs::write(self.dir.join("sources.list"), source)?;
+        let conf = CONFIGURATION.replace("DIR", &dir.to_string());
+        fs::write(self.dir.join("apt.conf"), conf).context("cannot write apt.conf")
+    }
+}
+
+const CONFIGURATION: &str = r#"
+Dir::Etc::sourcelist "DIR/sources.list";
+Dir::Etc::sourceparts "DIR/none";
+Dir::Etc::preferences "DIR/none/preferences";
+Dir::Etc::preferencesparts "DIR/none";
+Dir::State "DIR";
+Dir::State::status "DIR/status";
+Dir::Cache "DIR/cache";
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+"#;
+
+/// The host's own mirrors of Debian, the likeliest first, then the public one.
+///
+/// The list also names other people's archives that have a suite of the same name; Debian's has
+/// `-updates` beside it. A wrong one does not answer, or fails the signature check.
+fn mirrors() -> Vec<String> {
+    let uris = Cmd::new("apt-uris", 60, "apt-get").args(["update", "--print-uris"]).output();
+    let uris = uris.unwrap_or_default();
+    let known: BTreeSet<_> = uris.lines().filter_map(base_and_suite).collect();
+    let has_updates =
+        |base: &str, suite: &str| known.contains(&(base, &format!("{suite}-updates")));
+    let mut mirrors: Vec<_> = known
+        .iter()
+        .filter(|(base, suite)| has_updates(base, suite))
+        .map(|(base, _)| (*base).to_owned())
+        .collect();
+    mirrors.push(PUBLIC_MIRROR.to_owned());
+    mirrors.dedup();
+    mirrors
+}
+
+/// `'BASE/dists/SUITE/InRelease' …`
+fn base_and_suite(line: &str) -> Option<(&str, &str)> {
+    let uri = line.strip_prefix('\'')?.split('\'').next()?;
+    let (base, rest) = uri.split_once("/dists/")?;
+    Some((base, rest.strip_suffix("/InRelease")?))
+}

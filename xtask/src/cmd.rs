@@ -1,0 +1,113 @@
+//! Commands with a time limit, in a process group of their own, with their output in a file.
+
+use crate::paths;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a command ended.
+pub(crate) enum End {
+    Exited(ExitStatus),
+    /// Killed, with its process group, when its time was over.
+    TimedOut,
+}
+
+/// A command to run; its standard output and error go to `target/logs/NAME.log`.
+pub(crate) struct Cmd {
+    command: Command,
+    limit: Duration,
+    log: PathBuf,
+}
+
+impl Cmd {
+    /// `name` names the log, `limit` is in seconds.
+    pub(crate) fn new(name: &str, limit: u64, program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(program);
+        command.current_dir(paths::root()).stdin(Stdio::null()).process_group(0);
+        let log = paths::logs().join(format!("{name}.log"));
+        Self { command, limit: Duration::from_secs(limit), log }
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = A>) -> &mut Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn dir(&mut self, dir: &Path) -> &mut Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Runs it to its end or to its time limit.
+    pub(crate) fn end(&mut self) -> Result<End> {
+        fs::create_dir_all(paths::logs())?;
+        let log = File::create(&self.log)?;
+        self.command.stdout(log.try_clone()?).stderr(log);
+        let child = self.command.spawn().with_context(|| format!("cannot run {}", self.shown()))?;
+        wait(child, self.limit)
+    }
+
+    /// Runs it; an error has the end of its log when it fails.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let what = match self.end()? {
+            End::Exited(status) if status.success() => return Ok(()),
+            End::Exited(status) => status.to_string(),
+            End::TimedOut => format!("killed after {} s", self.limit.as_secs()),
+        };
+        bail!("{}: {what}\n{}", self.shown(), tail(&self.log))
+    }
+
+    /// Runs it; its output, standard error included.
+    pub(crate) fn output(&mut self) -> Result<String> {
+        self.run()?;
+        Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+    }
+
+    fn shown(&self) -> String {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn wait(mut child: Child, limit: Duration) -> Result<End> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(End::Exited(status));
+        }
+        if start.elapsed() > limit {
+            kill_process_group(Pid::from_child(&child), Signal::KILL)?;
+            child.wait()?;
+            return Ok(End::TimedOut);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The last lines of a log, indented.
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    let kept = &lines[lines.len().saturating_sub(15)..];
+    kept.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}

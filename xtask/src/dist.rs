@@ -1,0 +1,78 @@
+//! `cargo xtask dist`: the release binaries, in target/dist.
+
+use crate::cmd::Cmd;
+use crate::{paths, ui};
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One release binary.
+struct Binary {
+    /// Its name in target/dist.
+    name: &'static str,
+    package: &'static str,
+    features: &'static str,
+    /// Built in a target directory of its own, linked statically.
+    apart: bool,
+}
+
+/// The helper starts without libc where that is written: on x86-64.
+const START: &str = if cfg!(target_arch = "x86_64") { "freestanding" } else { "" };
+
+// Each is a build of its own: built together, the features would be united.
+const BINARIES: &[Binary] = &[
+    Binary { name: "nydus-overlayfs", package: "nydus-overlayfs", features: START, apart: false },
+    Binary { name: "nydus-overlayfs-std", package: "nydus-overlayfs", features: "", apart: true },
+    Binary { name: "nydus-slice", package: "nydus-slice", features: "", apart: false },
+];
+
+/// Builds all of them.
+pub(crate) fn run() -> Result<()> {
+    let commit = commit();
+    fs::create_dir_all(paths::dist())?;
+    for binary in BINARIES {
+        ui::step(&format!("build {}", binary.name), || build(binary, &commit))?;
+    }
+    Ok(())
+}
+
+fn build(binary: &Binary, commit: &str) -> Result<()> {
+    let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, env!("CARGO"));
+    cargo.args(["build", "--release", "--locked", "--package", binary.package]);
+    cargo.args(["--features", binary.features]).env("NYDUS_COMMIT", commit);
+    let mut target_dir = cargo_target()?;
+    if binary.apart {
+        let host = host()?;
+        target_dir = target_dir.join("std");
+        // With the target named, the flags are not used for build scripts and macros.
+        cargo.args(["--target", &host]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo.arg("--target-dir").arg(&target_dir).run()?;
+        target_dir.push(host);
+    } else {
+        cargo.run()?;
+    }
+    install(&target_dir.join("release").join(binary.package), &paths::dist().join(binary.name))
+}
+
+/// Copies beside and renames: a program that runs meanwhile keeps its file.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let beside = to.with_extension("new");
+    fs::copy(from, &beside).with_context(|| format!("cannot copy {}", from.display()))?;
+    fs::rename(&beside, to).with_context(|| format!("cannot write {}", to.display()))
+}
+
+fn cargo_target() -> Result<PathBuf> {
+    let set = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    Ok(paths::root().join(set.unwrap_or_else(paths::target)))
+}
+
+fn host() -> Result<String> {
+    let text = Cmd::new("rustc", 60, "rustc").args(["--print", "host-tuple"]).output()?;
+    Ok(text.trim().to_owned())
+}
+
+/// The commit that `--version` shows.
+fn commit() -> String {
+    let commit = Cmd::new("commit", 60, "git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}

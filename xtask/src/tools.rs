@@ -1,0 +1,145 @@
+//! `cargo xtask tools`: other people's programs, unpacked under target/tools, never installed.
+
+use crate::apt::Suite;
+use crate::cmd::Cmd;
+use crate::{paths, ui};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// One folder under target/tools.
+struct Part {
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// Where to look, best first.
+    suites: &'static [&'static str],
+    /// Nothing much can be tested without it.
+    required: bool,
+}
+
+/// Debian's keys as the host has them; they verify the newer keys, which verify the rest.
+const HOST_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const KEYRING: Part = Part {
+    name: "debian-archive-keyring",
+    packages: &["debian-archive-keyring"],
+    suites: &["bookworm"],
+    required: false,
+};
+
+const PARTS: &[Part] = &[
+    Part {
+        name: "fuse3",
+        packages: &["fuse3", "libfuse3-3"],
+        suites: &["bookworm"],
+        required: true,
+    },
+    Part {
+        name: "nydus-snapshotter",
+        packages: &["nydus-snapshotter"],
+        suites: &["trixie", "sid"],
+        required: false,
+    },
+];
+
+/// Fetches what is missing. Returns what could not be had, with the reason.
+pub(crate) fn run() -> Result<Vec<(&'static str, String)>> {
+    fs::create_dir_all(paths::tools())?;
+    let _lock = lock()?;
+    let mut missing = Vec::new();
+    for part in PARTS {
+        if let Err(error) = fetch(part) {
+            if part.required {
+                return Err(error);
+            }
+            ui::not_run(part.name, &format!("{error:#}"));
+            missing.push((part.name, format!("{error:#}")));
+        }
+    }
+    Ok(missing)
+}
+
+/// The library path that unpacked programs need.
+pub(crate) fn library_path() -> PathBuf {
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    paths::tools().join("fuse3/lib").join(triple)
+}
+
+fn fetch(part: &Part) -> Result<()> {
+    if fetched(part) {
+        return Ok(());
+    }
+    let keyring = keyring();
+    ui::step(&format!("fetch {}", part.name), || fetch_from_any(part, &keyring))
+}
+
+/// The newest keys that the host's own keys vouch for.
+fn keyring() -> PathBuf {
+    let newer = paths::tools().join(KEYRING.name).join(HOST_KEYRING.trim_start_matches('/'));
+    let host = PathBuf::from(HOST_KEYRING);
+    if !fetched(&KEYRING) && fetch_from_any(&KEYRING, &host).is_err() {
+        return host;
+    }
+    newer
+}
+
+fn fetch_from_any(part: &Part, keyring: &Path) -> Result<()> {
+    let mut reasons = Vec::new();
+    for suite in part.suites {
+        match fetch_from(part, suite, keyring) {
+            Ok(()) => return Ok(()),
+            Err(error) => reasons.push(format!("{error:#}")),
+        }
+    }
+    bail!("{}", reasons.join("\n"))
+}
+
+fn fetch_from(part: &Part, suite: &str, keyring: &Path) -> Result<()> {
+    let (debs, tree) = (scratch(part, "debs")?, scratch(part, "tree")?);
+    let source = Suite::open(suite, &paths::tools().join(".apt"), keyring)?;
+    source.download(part.packages, &debs)?;
+    let mut unpacked = Vec::new();
+    for deb in fs::read_dir(&debs)? {
+        let deb = deb?.path();
+        Cmd::new("dpkg-deb", 300, "dpkg-deb").arg("-x").args([&deb, &tree]).run()?;
+        unpacked.push(deb.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    ensure!(unpacked.len() == part.packages.len(), "apt-get brought {unpacked:?}");
+    fs::write(tree.join(".stamp"), format!("{}\n{suite}: {unpacked:?}\n", spec(part)))?;
+    let place = paths::tools().join(part.name);
+    let _ = fs::remove_dir_all(&place);
+    fs::rename(&tree, &place).with_context(|| format!("cannot fill {}", place.display()))?;
+    fs::remove_dir_all(&debs).context("cannot clean up")
+}
+
+/// A new, empty directory beside the final place.
+fn scratch(part: &Part, what: &str) -> Result<PathBuf> {
+    let dir = paths::tools().join(".apt").join(format!("{}-{what}", part.name));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn fetched(part: &Part) -> bool {
+    let stamp = fs::read_to_string(paths::tools().join(part.name).join(".stamp"));
+    stamp.is_ok_and(|text| text.lines().next() == Some(&spec(part)))
+}
+
+fn spec(part: &Part) -> String {
+    part.packages.join(" ")
+}
+
+/// One run at a time; two would remove each other's folders.
+fn lock() -> Result<File> {
+    let file = File::create(paths::tools().join(".lock"))?;
+    let start = Instant::now();
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        ensure!(
+            start.elapsed() < Duration::from_secs(900),
+            "another run holds the lock for 15 min"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(file)
+}
