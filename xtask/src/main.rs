@@ -5,6 +5,8 @@ mod apt;
 mod cmd;
 mod dist;
 mod paths;
+mod sandbox;
+mod test;
 mod tools;
 mod ui;
 
@@ -25,12 +27,15 @@ enum Task {
     Dist,
     /// Download other people's programs as Debian packages and unpack them under target/tools
     Tools,
+    /// Run the tests, by tiers; what CI runs
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Dist => dist::run().map(|()| true),
         Task::Tools => tools::run().map(|_| true),
+        Task::Test(options) => test::run(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

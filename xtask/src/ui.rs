@@ -5,14 +5,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
 
 /// Runs one step under a spinner (on a terminal), then leaves one line: what, result, seconds.
-pub(crate) fn step<T>(what: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn timed<T>(what: &str, action: impl FnOnce() -> T, word: fn(&T) -> &'static str) -> T {
     let start = Instant::now();
     let spinner = spinner(what);
     let result = action();
     spinner.finish_and_clear();
-    let word = if result.is_ok() { "ok" } else { "failed" };
-    println!("  {what:<44} {word:>6}  {:>6.1} s", start.elapsed().as_secs_f64());
+    println!("  {what:<44} {:>7}  {:>6.1} s", word(&result), start.elapsed().as_secs_f64());
     result
+}
+
+/// [`timed`], for what can go wrong.
+pub(crate) fn step<T>(what: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    timed(what, action, |result| if result.is_ok() { "ok" } else { "FAILED" })
 }
 
 fn spinner(what: &str) -> ProgressBar {

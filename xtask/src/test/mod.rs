@@ -1,0 +1,100 @@
+//! `cargo xtask test`: runs tiers, counts what they ran and what they could not run.
+
+mod fuzz;
+mod outcome;
+mod report;
+mod tiers;
+
+use crate::cmd::{Cmd, End};
+use crate::sandbox::Sandbox;
+use crate::{dist, paths, tools, ui};
+use anyhow::Result;
+use outcome::Outcome;
+use std::fs;
+use std::time::Instant;
+use tiers::{How, Tier};
+
+/// Which tiers to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Names of tiers; `helper` stands for all end-to-end ones but `equivalence` [default: all]
+    tiers: Vec<String>,
+    /// Also the long and rare ones
+    #[arg(long)]
+    full: bool,
+    /// Show the tiers and run none
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs them; true when nothing failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    if options.list {
+        report::list(&tiers::all()?);
+        return Ok(true);
+    }
+    let chosen = tiers::select(&options.tiers, options.full)?;
+    let sandbox = Sandbox::detect();
+    report::say_privileges(sandbox);
+    let missing = prepare(&chosen)?;
+    let run = |tier| (tier, run_tier(tier, sandbox, options.full));
+    let results: Vec<_> = chosen.iter().map(run).collect();
+    Ok(report::summary(&results, &missing))
+}
+
+/// Builds and fetches all that the tiers need, outside their time limits.
+fn prepare(chosen: &[Tier]) -> Result<Vec<(&'static str, String)>> {
+    let end_to_end = chosen.iter().any(|tier| tier.how == How::EndToEnd);
+    let missing = if end_to_end { tools::run()? } else { Vec::new() };
+    if end_to_end {
+        dist::run()?;
+    }
+    let mut cargo = Cmd::new("build-tests", 1800, env!("CARGO"));
+    cargo.args(["test", "--workspace", "--no-run", "--locked"]);
+    ui::step("build tests", || cargo.run())?;
+    Ok(missing)
+}
+
+fn run_tier(tier: &Tier, sandbox: Sandbox, full: bool) -> Outcome {
+    let start = Instant::now();
+    let action = || how_it_went(tier, sandbox, full).unwrap_or_else(Outcome::broken);
+    let mut outcome = ui::timed(&format!("test {}", tier.name), action, Outcome::word);
+    outcome.time = start.elapsed();
+    outcome
+}
+
+fn how_it_went(tier: &Tier, sandbox: Sandbox, full: bool) -> Result<Outcome> {
+    let end_to_end = ["--package", "nydus-e2e", "--test", &tier.name];
+    match tier.how {
+        How::Cargo(args) => cargo_test(tier, args, sandbox, full),
+        How::EndToEnd if sandbox == Sandbox::None => Ok(no_sandbox()),
+        How::EndToEnd => cargo_test(tier, &end_to_end, sandbox, full),
+        How::Fuzz => fuzz::run(sandbox),
+    }
+}
+
+fn no_sandbox() -> Outcome {
+    let reason = "needs root or user namespaces".to_owned();
+    Outcome { not_run: vec![reason], ..Outcome::default() }
+}
+
+fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, full: bool) -> Result<Outcome> {
+    let mut cmd = sandbox.cmd(&format!("test-{}", tier.name), tier.limit, env!("CARGO"));
+    cmd.args(["test", "--locked", "--no-fail-fast"]).args(args).args(["--", "--nocapture"]);
+    cmd.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
+    cmd.env("LD_LIBRARY_PATH", tools::library_path());
+    if full {
+        cmd.env("NYDUS_FULL", "1");
+    }
+    let ended = cmd.end()?;
+    let mut outcome = Outcome::read(&String::from_utf8_lossy(&fs::read(cmd.log())?));
+    let nothing = outcome.passed + outcome.failed + outcome.not_run.len() == 0;
+    outcome.trouble = match ended {
+        End::TimedOut => Some(format!("killed after {} s", tier.limit)),
+        End::Exited(status) if !status.success() => Some(status.to_string()),
+        End::Exited(_) if nothing => Some("ran no test".to_owned()),
+        End::Exited(_) => None,
+    };
+    outcome.trouble = outcome.trouble.map(|why| format!("{why}, see {}", cmd.log().display()));
+    Ok(outcome)
+}

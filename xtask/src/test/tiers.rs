@@ -1,0 +1,140 @@
+//! The tiers of `cargo xtask test`.
+
+use crate::paths;
+use anyhow::{Context, Result, bail};
+use std::fs;
+
+/// When a tier runs without being named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// In `cargo xtask test`, which is what CI runs.
+    Always,
+    /// With `--full` only.
+    Full,
+    /// Only by name: another tier has its tests already.
+    Named,
+}
+
+/// How a tier runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// `cargo test` with these arguments.
+    Cargo(&'static [&'static str]),
+    /// `tests/e2e/tests/NAME.rs`.
+    EndToEnd,
+    /// Every target of fuzz/, guided by coverage.
+    Fuzz,
+}
+
+/// A named part of the tests.
+#[derive(Clone)]
+pub(crate) struct Tier {
+    pub(crate) name: String,
+    pub(crate) what: &'static str,
+    pub(crate) when: When,
+    pub(crate) how: How,
+    /// In seconds; the tier is killed and has failed when they are over.
+    pub(crate) limit: u64,
+}
+
+type Row = (&'static str, &'static str, When, How, u64);
+
+const UNIT: &[&str] = &["--workspace", "--exclude", "nydus-e2e"];
+const MAN: &[&str] = &["--package", "nydus-slice", "--test", "man"];
+
+/// A file in tests/e2e/tests without a row here is a tier all the same, with the defaults below.
+const TABLE: &[Row] = &[
+    ("unit", "libraries and programs, without root", When::Always, How::Cargo(UNIT), 600),
+    ("man", "man pages against table and --help", When::Named, How::Cargo(MAN), 300),
+    ("equivalence", "helper against mount(8), generated", When::Always, How::EndToEnd, 1800),
+    ("invocation", "every way to call the helper", When::Always, How::EndToEnd, 300),
+    ("plan", "which way is taken, and its calls", When::Always, How::EndToEnd, 300),
+    ("errors", "every mistake names its culprit", When::Always, How::EndToEnd, 300),
+    ("secrets", "carried values are shown nowhere", When::Always, How::EndToEnd, 300),
+    ("layers", "1 to 501 layers, nasty paths", When::Always, How::EndToEnd, 600),
+    ("stack", "through the real mount.fuse3", When::Always, How::EndToEnd, 300),
+    ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
+    ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
+];
+const END_TO_END: Row = ("", "end to end", When::Always, How::EndToEnd, 600);
+
+/// All that exist in this checkout.
+pub(crate) fn all() -> Result<Vec<Tier>> {
+    let files = end_to_end_files()?;
+    let in_table = TABLE.iter().filter(|row| row.3 != How::EndToEnd || has(&files, row.0));
+    let mut tiers: Vec<_> = in_table.map(|row| tier(row.0, row)).collect();
+    let new = files.iter().filter(|file| !TABLE.iter().any(|row| row.0 == **file));
+    tiers.extend(new.map(|file| tier(file, &END_TO_END)));
+    Ok(tiers)
+}
+
+/// The tiers with these names (`helper`: all end-to-end ones but `equivalence`), or those that
+/// run without being named.
+pub(crate) fn select(names: &[String], full: bool) -> Result<Vec<Tier>> {
+    let all = all()?;
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|tier| is_named(tier, name))) {
+        let known: Vec<_> = all.iter().map(|tier| tier.name.as_str()).collect();
+        bail!("no tier {name:?}; expected one of helper, {}", known.join(", "));
+    }
+    let by_default = |tier: &Tier| match tier.when {
+        When::Always => true,
+        When::Full => full,
+        When::Named => false,
+    };
+    let wanted = |tier: &Tier| match names {
+        [] => by_default(tier),
+        names => names.iter().any(|name| is_named(tier, name)),
+    };
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn is_named(tier: &Tier, name: &str) -> bool {
+    let helper = tier.how == How::EndToEnd && tier.name != "equivalence";
+    tier.name == name || (name == "helper" && helper)
+}
+
+fn tier(name: &str, &(_, what, when, how, limit): &Row) -> Tier {
+    Tier { name: name.to_owned(), what, when, how, limit }
+}
+
+fn has(files: &[String], name: &str) -> bool {
+    files.iter().any(|file| file == name)
+}
+
+fn end_to_end_files() -> Result<Vec<String>> {
+    let dir = paths::root().join("tests/e2e/tests");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = TABLE.iter().map(|row| row.0).collect();
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn unknown_name_is_refused_with_the_known_ones() {
+        let error = select(&["unti".to_owned()], false).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|text| text.contains("\"unti\"") && text.contains("unit")));
+    }
+
+    #[test]
+    fn full_adds_tiers() -> Result<()> {
+        let (short, full) = (select(&[], false)?, select(&[], true)?);
+        assert!(short.len() < full.len());
+        assert!(!short.iter().any(|tier| tier.name == "fuzz"));
+        Ok(())
+    }
+}
