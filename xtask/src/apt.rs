@@ -76,6 +76,22 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 #clear APT::Update::Post-Invoke-Success;
 "#;
 
+/// Installs `package` on this machine, if `program` is missing; for what cannot run unpacked.
+pub(crate) fn need(program: &str, package: &str) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(program).exists()) {
+        return Ok(());
+    }
+    println!("  {program} is missing: installing {package} with apt-get");
+    let apt = |verb: &str| {
+        let mut apt = Cmd::new(&format!("apt-{verb}"), 600, "apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", verb]);
+        apt
+    };
+    apt("update").run()?;
+    apt("install").args(["--no-install-recommends", package]).run()
+}
+
 /// The host's own mirrors of Debian, the likeliest first, then the public one.
 ///
 /// The list also names other people's archives that have a suite of the same name; Debian's has

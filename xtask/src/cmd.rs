@@ -22,6 +22,7 @@ pub(crate) struct Cmd {
     command: Command,
     limit: Duration,
     log: PathBuf,
+    shown: bool,
 }
 
 impl Cmd {
@@ -30,7 +31,7 @@ impl Cmd {
         let mut command = Command::new(program);
         command.current_dir(paths::root()).stdin(Stdio::null()).process_group(0);
         let log = paths::logs().join(format!("{name}.log"));
-        Self { command, limit: Duration::from_secs(limit), log }
+        Self { command, limit: Duration::from_secs(limit), log, shown: false }
     }
 
     pub(crate) fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
@@ -53,17 +54,33 @@ impl Cmd {
         self
     }
 
+    /// Its output goes where ours goes, instead of into the log.
+    pub(crate) fn shown(&mut self) -> &mut Self {
+        self.shown = true;
+        self
+    }
+
     pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
     /// Runs it to its end or to its time limit.
     pub(crate) fn end(&mut self) -> Result<End> {
-        fs::create_dir_all(paths::logs())?;
-        let log = File::create(&self.log)?;
-        self.command.stdout(log.try_clone()?).stderr(log);
-        let child = self.command.spawn().with_context(|| format!("cannot run {}", self.shown()))?;
+        if !self.shown {
+            fs::create_dir_all(paths::logs())?;
+            let log = File::create(&self.log)?;
+            self.command.stdout(log.try_clone()?).stderr(log);
+        }
+        let child = self.command.spawn().with_context(|| format!("cannot run {}", self.words()))?;
         wait(child, self.limit)
+    }
+
+    /// Runs it; whether it exited with 0.
+    pub(crate) fn succeeded(&mut self) -> Result<bool> {
+        match self.end()? {
+            End::Exited(status) => Ok(status.success()),
+            End::TimedOut => bail!("{}: killed after {} s", self.words(), self.limit.as_secs()),
+        }
     }
 
     /// Runs it; an error has the end of its log when it fails.
@@ -73,7 +90,7 @@ impl Cmd {
             End::Exited(status) => status.to_string(),
             End::TimedOut => format!("killed after {} s", self.limit.as_secs()),
         };
-        bail!("{}: {what}\n{}", self.shown(), tail(&self.log))
+        bail!("{}: {what}\n{}", self.words(), tail(&self.log))
     }
 
     /// Runs it; its output, standard error included.
@@ -82,7 +99,7 @@ impl Cmd {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
     }
 
-    fn shown(&self) -> String {
+    fn words(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }

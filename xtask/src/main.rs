@@ -3,9 +3,11 @@
 
 mod apt;
 mod cmd;
+mod demo;
 mod dist;
 mod paths;
 mod sandbox;
+mod stage;
 mod test;
 mod tools;
 mod ui;
@@ -27,6 +29,10 @@ enum Task {
     Dist,
     /// Download other people's programs as Debian packages and unpack them under target/tools
     Tools,
+    /// Mount a tree of two layers through the real mount.fuse3 and show what happens
+    Demo,
+    #[command(hide = true)]
+    DemoInside,
     /// Run the tests, by tiers; what CI runs
     Test(test::Options),
 }
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Dist => dist::run().map(|()| true),
         Task::Tools => tools::run().map(|_| true),
+        Task::Demo => demo::run(),
+        Task::DemoInside => demo::inside().map(|()| true),
         Task::Test(options) => test::run(&options),
     };
     match done {

@@ -1,0 +1,76 @@
+//! A place to mount in that vanishes with us: a tmpfs in a mount namespace of our own.
+
+use crate::sandbox::Sandbox;
+use crate::{paths, tools};
+use anyhow::{Context, Result, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs this program again with `args`, in namespaces of its own, where [`Stage::new`] may be used.
+pub(crate) fn enter(args: &[&str], limit: u64) -> Result<bool> {
+    let sandbox = Sandbox::detect();
+    ensure!(sandbox != Sandbox::None, "this needs root, or user namespaces (unshare -Urm)");
+    let mut cmd = sandbox.cmd("stage", limit, std::env::current_exe()?);
+    cmd.args(args).env("NYDUS_STAGE", "1").shown().succeeded()
+}
+
+/// The tmpfs.
+pub(crate) struct Stage {
+    root: PathBuf,
+}
+
+impl Stage {
+    /// Covers an empty directory that every user can reach, here in our namespace only.
+    pub(crate) fn new() -> Result<Self> {
+        let inner = std::env::var_os("NYDUS_STAGE").is_some();
+        ensure!(inner, "not in a namespace of its own; use the task without `-inside`");
+        let root = if paths::root().starts_with("/mnt") { "/media" } else { "/mnt" };
+        mount(c"stage", root, c"tmpfs", MountFlags::empty(), c"mode=0755")
+            .with_context(|| format!("cannot mount a tmpfs on {root}"))?;
+        Ok(Self { root: root.into() })
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// A new directory, with its parents.
+    pub(crate) fn dir(&self, path: &str) -> Result<PathBuf> {
+        let dir = self.path(path);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The real `mount.fuse3`, which will find `helper` in its PATH as `nydus-overlayfs`.
+    pub(crate) fn mount_fuse3(&self, name: &str, helper: &Path) -> Result<Command> {
+        let bin = self.dir(&format!("bin-{name}"))?;
+        symlink(helper, bin.join("nydus-overlayfs"))?;
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        let mut command = Command::new(paths::tools().join("fuse3/sbin/mount.fuse3"));
+        command.env("PATH", path).env("LD_LIBRARY_PATH", tools::library_path());
+        Ok(command)
+    }
+}
+
+/// `umount TARGET`.
+pub(crate) fn umount(target: &Path) -> Result<()> {
+    unmount(target, UnmountFlags::empty())
+        .with_context(|| format!("cannot unmount {}", target.display()))
+}
+
+/// The line of the mount on top at `target` in /proc/self/mountinfo.
+pub(crate) fn mountinfo(target: &Path) -> Result<String> {
+    let all = fs::read_to_string("/proc/self/mountinfo")?;
+    let at = |line: &&str| line.split(' ').nth(4) == target.to_str();
+    let line = all.lines().rev().find(at);
+    line.map(str::to_owned).with_context(|| format!("nothing is mounted on {}", target.display()))
+}
+
+/// Debian's Go helper, where it could be had.
+pub(crate) fn go_helper() -> Option<PathBuf> {
+    let helper = paths::tools().join("nydus-snapshotter/usr/bin/nydus-overlayfs");
+    helper.exists().then_some(helper)
+}
