@@ -1,1 +1,41 @@
-//! To be written.
+//! Overlay mounts from option words: words -> plan -> kernel.
+//!
+//! What it does: splits `-o` strings as `mount(8)` does, sorts each word with one
+//! [table](table::TABLE), and mounts an overlay file system on a target directory exactly
+//! as `mount -t overlay` of util-linux 2.38 would, also where the options are too long for
+//! one `mount(2)` call. When the kernel refuses, [`explain`] names the option or layer at fault.
+//!
+//! What it does not do: allocate, read the environment, print, exit, unmount (but for its own
+//! half-made mounts), or judge options of overlayfs itself: those are the kernel's.
+//!
+//! The way from words to a mount is [`mount`]; every system call goes through the [`Kernel`]
+//! trait, so that the same code can be replayed against a recorder.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod buf;
+mod context;
+pub mod errno;
+mod explain;
+pub mod inspect;
+pub mod layers;
+mod mount;
+mod options;
+mod shorten;
+pub mod sys;
+pub mod table;
+pub mod words;
+
+pub use explain::explain;
+pub use mount::{Failure, Request, Step, Way, mount};
+pub use options::{Lsm, OptionStrings, Options, Refusal};
+pub use sys::{Kernel, Linux};
+
+/// Bytes that one `mount(2)` call takes as data: a page less the final NUL (mount(2)).
+pub const MOUNT_DATA_MAX: usize = 4095;
+
+/// Bytes of one string value that `fsconfig(2)` takes: 256 with its NUL.
+pub const FSCONFIG_VALUE_MAX: usize = 255;
+
+/// Lower layers that overlayfs takes (Linux `fs/overlayfs/params.h`, `OVL_MAX_STACK`).
+pub const LAYERS_MAX: usize = 500;

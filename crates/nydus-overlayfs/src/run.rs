@@ -1,0 +1,171 @@
+//! From the command line to the exit code.
+
+use core::ffi::CStr;
+use overlay_mount::buf::Line;
+use overlay_mount::{Failure, Linux, Request, Step, errno, explain, mount};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::BorrowedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgid, getuid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::argv::{Arguments, Command, Invocation, Usage, parse};
+
+/// What `--version` prints.
+pub const VERSION: &str = concat!("nydus-overlayfs ", env!("CARGO_PKG_VERSION"), " (commit ");
+
+const COMMIT: &str = match option_env!("NYDUS_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Usage: nydus-overlayfs SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS]... [-t TYPE]
+
+Mounts an overlay file system on TARGET, as mount -t overlay SOURCE TARGET -o OPTIONS would.
+Called by mount.fuse for the type fuse.nydus-overlayfs, or by mount(8).
+
+  -o OPTIONS     mount options, separated by commas; may be given several times.
+                 extraoption= and io.katacontainers.volume= are dropped
+  -N NAMESPACE   mount in this mount namespace (a path like /proc/PID/ns/mnt)
+  -f             check the command line, mount nothing
+  -v             say what was mounted
+  -s, -n         accepted, without effect
+  -t TYPE        accepted, without effect
+  --help         print this and exit
+  --version      print the version and exit
+
+Exit status: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 32 mount failed.
+";
+
+const PROGRAM: &str = "nydus-overlayfs: ";
+const USAGE: u8 = 1;
+const SYSTEM: u8 = 2;
+const MOUNT_FAILED: u8 = 32;
+
+/// The standard descriptors of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Standard {
+    /// Number 0.
+    pub input: BorrowedFd<'static>,
+    /// Number 1.
+    pub output: BorrowedFd<'static>,
+    /// Number 2.
+    pub error: BorrowedFd<'static>,
+}
+
+/// Does what the arguments after the program's name ask for; returns the exit code (mount(8)).
+pub fn run<'a>(arguments: impl Arguments<'a>, standard: Standard) -> u8 {
+    standard.occupy();
+    if getuid() != geteuid() || getgid() != getegid() {
+        return standard.fail(USAGE, |line| {
+            line.text("refuses to run setuid or setgid: must be started by root");
+        });
+    }
+    match parse(arguments) {
+        Ok(Command::Help) => standard.print(&[HELP]),
+        Ok(Command::Version) => standard.print(&[VERSION, COMMIT, ")\n"]),
+        Ok(Command::Mount(invocation)) => run_mount(&invocation, standard),
+        Err(usage) => standard.fail(USAGE, |line| explain_usage(usage, line)),
+    }
+}
+
+fn run_mount<'a, A: Arguments<'a>>(invocation: &Invocation<'a, A>, standard: Standard) -> u8 {
+    if let Some(path) = invocation.namespace
+        && let Err(errno) = enter_namespace(path)
+    {
+        return standard.fail(exit_code(errno), |line| {
+            line.text("cannot enter mount namespace ").quoted(path.to_bytes());
+            line.text(": ").text(errno::text(errno).unwrap_or("unknown error"));
+        });
+    }
+    let Invocation { source, target, fake, verbose, .. } = *invocation;
+    let request = Request { source, target, strings: invocation.options() };
+    let outcome = if fake { request.check() } else { mount(&Linux, &request).map(|_| ()) };
+    match outcome {
+        Ok(()) if verbose && !fake => standard.report(target),
+        Ok(()) => 0,
+        Err(failure) => {
+            standard.fail(failure_code(&failure), |line| explain(&request, &failure, line))
+        }
+    }
+}
+
+fn enter_namespace(path: &CStr) -> Result<(), Errno> {
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let namespace = rustix::fd::AsFd::as_fd(&namespace);
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount))
+}
+
+fn failure_code(failure: &Failure<'_>) -> u8 {
+    match failure {
+        Failure::Refused(_) => USAGE,
+        Failure::Failed(Step::Create, errno) => exit_code(*errno),
+        Failure::Failed(..) => MOUNT_FAILED,
+    }
+}
+
+fn exit_code(errno: Errno) -> u8 {
+    match errno {
+        Errno::PERM => USAGE,
+        Errno::NOMEM | Errno::MFILE | Errno::NFILE => SYSTEM,
+        _ => MOUNT_FAILED,
+    }
+}
+
+fn explain_usage(usage: Usage<'_>, line: &mut Line) {
+    match usage {
+        Usage::NoTarget => line.text("no target: expected SOURCE TARGET -o OPTIONS"),
+        Usage::TooMany(number) => {
+            line.text("too many arguments: number ").number(number);
+            line.text(" is neither SOURCE, TARGET nor an option")
+        }
+        Usage::Unknown(letter) => line.text("unknown flag ").quoted(&[b'-', letter]),
+        Usage::UnknownLong(name) => line.text("unknown flag '--").escaped(name).text("'"),
+        Usage::NoValue(letter) => line.quoted(&[b'-', letter]).text(" needs a value"),
+    };
+}
+
+impl Standard {
+    fn report(self, target: &CStr) -> u8 {
+        let mut line = Line::new();
+        line.text(PROGRAM).text("overlay mounted on ").quoted(target.to_bytes());
+        line.end();
+        // The mount is made: whether somebody reads about it does not matter.
+        let _ = rustix::io::write(self.output, line.as_bytes());
+        0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fail(self, code: u8, describe: impl FnOnce(&mut Line)) -> u8 {
+        let mut line = Line::new();
+        line.text(PROGRAM);
+        describe(&mut line);
+        line.end();
+        // One write(2), so that the line stays whole among those of others.
+        let _ = rustix::io::write(self.error, line.as_bytes());
+        code
+    }
+
+    fn print(self, texts: &[&str]) -> u8 {
+        let whole = |text: &&str| rustix::io::write(self.output, text.as_bytes()) == Ok(text.len());
+        if texts.iter().all(whole) { 0 } else { SYSTEM }
+    }
+
+    /// Fills closed descriptors, lest a layer get number 2 and errors be written to it.
+    fn occupy(self) {
+        let all = [self.input, self.output, self.error];
+        let mut polled = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty()));
+        let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        for _ in polled.iter().filter(|fd| fd.revents().contains(PollFlags::NVAL)) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            // The lowest number that is free: the one that was closed.
+            if let Ok(fd) = rustix::fs::open(c"/", flags, Mode::empty()) {
+                core::mem::forget(fd);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Option words handed to a file-system context (fsconfig(2)).
+
+use core::ffi::CStr;
+use rustix::io::Errno;
+
+use crate::FSCONFIG_VALUE_MAX;
+use crate::buf::{CBuf, PathBuf};
+use crate::layers::{layers, unescape};
+use crate::options::{OptionStrings, Options};
+use crate::sys::Kernel;
+use crate::table::{Effect, effect, ms};
+use crate::words::key_value;
+
+/// The word that a file-system context did not take; empty for what is not an option word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused<'a> {
+    pub(crate) word: &'a [u8],
+    pub(crate) errno: Errno,
+}
+
+type Text = CBuf<{ FSCONFIG_VALUE_MAX + 1 }>;
+
+/// Hands source, superblock flags and all kept words to `context`.
+pub(crate) fn configure<'a, K: Kernel, O: OptionStrings<'a>>(
+    kernel: &K,
+    context: &K::Fd,
+    source: &CStr,
+    options: &Options<O>,
+) -> Result<(), Refused<'a>> {
+    let plain = |errno| Refused { word: b"", errno };
+    kernel.set_string(context, c"source", source).map_err(plain)?;
+    for flag in options.superblock_flags() {
+        kernel.set_flag(context, flag).map_err(plain)?;
+    }
+    let mut layers_from = options.last(b"lowerdir").filter(|v| v.len() > FSCONFIG_VALUE_MAX);
+    let mut split = false;
+    for word in options.kept() {
+        let (key, value) = key_value(word);
+        let refused = |errno| Refused { word, errno };
+        if matches!(key, b"lowerdir" | b"lowerdir+" | b"datadir+") {
+            // A later `lowerdir=` replaces these, but could not follow them once it is split.
+            if layers_from.is_some_and(|last| value.map(<[u8]>::as_ptr) != Some(last.as_ptr())) {
+                continue;
+            }
+            if split {
+                return Err(refused(Errno::INVAL));
+            }
+            split = layers_from.take().is_some();
+        }
+        set_word(kernel, context, key, value).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn set_word<K: Kernel>(
+    kernel: &K,
+    context: &K::Fd,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<(), Errno> {
+    // mount(2) skips a word without a key, fsconfig(2) would refuse it.
+    if key.is_empty() {
+        return Ok(());
+    }
+    let name = Text::of(key).ok_or(Errno::INVAL)?;
+    let Some(value) = value else { return kernel.set_flag(context, name.as_c_str()) };
+    if let Some(text) = Text::of(unquoted(key, value)) {
+        return kernel.set_string(context, name.as_c_str(), text.as_c_str());
+    }
+    match key {
+        b"lowerdir" => layers(value).try_for_each(|layer| {
+            let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };
+            set_path(kernel, context, key, unescape(layer.raw))
+        }),
+        b"upperdir" | b"workdir" => set_path(kernel, context, name.as_c_str(), unescape(value)),
+        b"lowerdir+" | b"datadir+" => {
+            set_path(kernel, context, name.as_c_str(), PathBuf::of(value))
+        }
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// By name where that is short enough, else by descriptor.
+fn set_path<K: Kernel>(
+    kernel: &K,
+    context: &K::Fd,
+    key: &CStr,
+    path: Option<PathBuf>,
+) -> Result<(), Errno> {
+    let path = path.ok_or(Errno::NAMETOOLONG)?;
+    // Only lowerdir+ and datadir+ take their string without unescaping it.
+    if path.as_bytes().len() <= FSCONFIG_VALUE_MAX && key.to_bytes().ends_with(b"+") {
+        return kernel.set_string(context, key, path.as_c_str());
+    }
+    let directory = kernel.open(path.as_c_str())?;
+    kernel.set_fd(context, key, &directory)
+}
+
+/// The kernel strips the quotes of an SELinux context only in `mount(2)` data.
+fn unquoted<'v>(key: &[u8], value: &'v [u8]) -> &'v [u8] {
+    let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    match effect(key) {
+        Some(Effect::SeLinux) => quoted.unwrap_or(value),
+        _ => value,
+    }
+}
+
+/// `mount(2)` flags as attributes of fsmount(2).
+pub(crate) fn attributes(flags: u32) -> u32 {
+    const PAIRS: [(u32, u32); 6] = [
+        (ms::RDONLY, 0x1),
+        (ms::NOSUID, 0x2),
+        (ms::NODEV, 0x4),
+        (ms::NOEXEC, 0x8),
+        (ms::NODIRATIME, 0x80),
+        (ms::NOSYMFOLLOW, 0x20_0000),
+    ];
+    // In mount(2) strictatime beats noatime, and relatime is the rule without either.
+    let atime = match flags {
+        _ if flags & ms::STRICTATIME != 0 => 0x20,
+        _ if flags & ms::NOATIME != 0 => 0x10,
+        _ => 0,
+    };
+    PAIRS.iter().filter(|(flag, _)| flags & flag != 0).fold(atime, |all, (_, one)| all | one)
+}

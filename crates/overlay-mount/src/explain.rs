@@ -1,0 +1,175 @@
+//! Why there is no mount, in one line: called after a failure only.
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::buf::Line;
+use crate::context::configure;
+use crate::inspect::{Problem, first_problem};
+use crate::options::{OptionStrings, Options, Refusal};
+use crate::sys::{Kernel, Linux};
+use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step, errno};
+
+/// Appends to `line` what failed, the option or layer at fault, and the kernel's reason.
+///
+/// Looks at the directories first, then hands the words to a file-system context that is thrown
+/// away, for the kernel's own words. Nothing gets mounted, and no value of a carried option shown.
+#[cold]
+#[inline(never)]
+pub fn explain<'a, O: OptionStrings<'a>>(
+    request: &Request<'a, O>,
+    failure: &Failure<'a>,
+    line: &mut Line,
+) {
+    match failure {
+        Failure::Refused(Refusal::NoLower) => {
+            line.text(
+                "no lower layer: expected lowerdir=, lowerdir+= or datadir+= among the options",
+            );
+        }
+        Failure::Refused(Refusal::Word(word, why)) => {
+            line.text("option ").quoted(word).text(" is refused: ").text(why);
+        }
+        Failure::Failed(step, errno) => {
+            line.text("cannot mount overlay on ").quoted(request.target.to_bytes()).text(": ");
+            at_step(request, *step, *errno, line);
+        }
+    }
+}
+
+fn at_step<'a, O: OptionStrings<'a>>(
+    request: &Request<'a, O>,
+    step: Step,
+    errno: Errno,
+    line: &mut Line,
+) {
+    match step {
+        Step::Target => reason(line.text("target"), errno),
+        Step::Attach => reason(line.text("target (when the mount was put on it)"), errno),
+        Step::Propagation => reason(line.text("changing the propagation type"), errno),
+        Step::Create if errno == Errno::PERM => {
+            line.text("must be root (CAP_SYS_ADMIN)");
+            reason(line, errno);
+        }
+        Step::Create if is_gone(request) => reason(line.text("target was removed"), errno),
+        Step::Create => match Options::read(request.strings.clone(), || Linux.lsm()) {
+            Ok(options) => at_fault(request, &options, errno, line),
+            Err(_) => reason(line.text("overlay"), errno),
+        },
+    }
+}
+
+fn is_gone<O>(request: &Request<'_, O>) -> bool {
+    Linux.open(request.target).is_err()
+}
+
+/// What the kernel answered: ": no such file or directory".
+fn reason(line: &mut Line, errno: Errno) {
+    line.text(": ");
+    match errno::text(errno) {
+        Some(text) => line.text(text),
+        None => line.text("error number ").number(errno.raw_os_error().unsigned_abs() as usize),
+    };
+}
+
+fn at_fault<'a, O: OptionStrings<'a>>(
+    request: &Request<'a, O>,
+    options: &Options<O>,
+    errno: Errno,
+    line: &mut Line,
+) {
+    match first_problem(options) {
+        Some(problem @ Problem::Unreachable(_, errno)) => {
+            problem.describe(line);
+            return reason(line, errno);
+        }
+        // Only ELOOP is about overlaps: some are allowed.
+        Some(Problem::Overlap(..)) if errno != Errno::LOOP => {}
+        Some(problem) => {
+            problem.describe(line);
+            return reason(line, errno);
+        }
+        None => {}
+    }
+    if !kernels_words(request, options, line) {
+        too_long(options, line);
+    }
+    reason(line, errno);
+}
+
+/// The kernel's own words on the options, from a context that is thrown away or from its log.
+fn kernels_words<'a, O: OptionStrings<'a>>(
+    request: &Request<'a, O>,
+    options: &Options<O>,
+    line: &mut Line,
+) -> bool {
+    let Ok(context) = Linux.open_context() else { return false };
+    let kernel_log = KernelLog::from_now();
+    let configured = configure(&Linux, &context, request.source, options);
+    let mut text = [0; 512];
+    let mut length = rustix::io::read(&context, &mut text).unwrap_or(0);
+    if length > 0 {
+        if let Err(refused) = configured {
+            line.text("option ").quoted(refused.word).text(": ");
+        }
+        line.escaped(without_prefix(&text[..length]));
+        return true;
+    }
+    // Creates the superblock that was refused a moment ago; it is never attached.
+    if configured.is_ok() && Linux.create(&context).is_ok() {
+        return false;
+    }
+    length = kernel_log.and_then(|log| log.next_about_overlay(&mut text)).unwrap_or(0);
+    if length > 0 {
+        line.text("kernel log: ").escaped(without_prefix(&text[..length]));
+    }
+    length > 0
+}
+
+fn too_long<'a, O: OptionStrings<'a>>(options: &Options<O>, line: &mut Line) {
+    let total = options.data_len;
+    line.text("overlay");
+    if total > crate::MOUNT_DATA_MAX {
+        line.text(" (").number(total).text(" bytes of options, this kernel takes ");
+        line.number(crate::MOUNT_DATA_MAX).text(" in one string, or ");
+        line.number(FSCONFIG_VALUE_MAX).text(" in a value)");
+    }
+}
+
+/// `e overlay: text\n` or `overlayfs: text\n` as `text`.
+fn without_prefix(text: &[u8]) -> &[u8] {
+    let mut text = text.trim_ascii();
+    for prefix in [&b"e "[..], b"w ", b"i ", b"overlay: ", b"overlayfs: "] {
+        text = text.strip_prefix(prefix).unwrap_or(text);
+    }
+    text
+}
+
+/// `/dev/kmsg`, at its end when opened: what comes later may also be about another mount.
+struct KernelLog(OwnedFd);
+
+impl KernelLog {
+    fn from_now() -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let log = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty()).ok()?;
+        rustix::fs::seek(&log, SeekFrom::End(0)).ok()?;
+        Some(Self(log))
+    }
+
+    /// The first message about an overlay, at the start of `text`.
+    fn next_about_overlay(&self, text: &mut [u8]) -> Option<usize> {
+        const RECORDS_MAX: usize = 64;
+        for _ in 0..RECORDS_MAX {
+            let length = rustix::io::read(&self.0, &mut *text).ok()?;
+            let record = text.get(..length)?;
+            let start = record.iter().position(|byte| *byte == b';')? + 1;
+            let end = record.iter().position(|byte| *byte == b'\n').unwrap_or(length);
+            if record.get(start..end)?.starts_with(b"overlay") {
+                text.copy_within(start..end, 0);
+                return Some(end - start);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,319 @@
+//! Looks at the directories that the words name, for mistakes that the kernel answers with a
+//! bare error number. Reads only; nothing is mounted or written.
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use crate::LAYERS_MAX;
+use crate::buf::{CBuf, Line, PathBuf};
+use crate::layers::{BadList, check, layers, unescape};
+use crate::options::{OptionStrings, Options, value_of};
+use crate::words::key_value;
+
+/// What a directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A lower layer, the uppermost is number 1.
+    Lower {
+        /// Its number.
+        number: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// The upper directory.
+    Upper,
+    /// The work directory.
+    Work,
+}
+
+/// A directory that a word names.
+#[derive(Clone, Copy, Debug)]
+pub struct Directory<'a> {
+    /// What it is for.
+    pub role: Role,
+    /// Its path as it stands in the word.
+    pub path: &'a [u8],
+    escaped: bool,
+}
+
+/// A mistake in the words or in what they name.
+#[derive(Clone, Copy, Debug)]
+pub enum Problem<'a> {
+    /// The colons of a `lowerdir=` value.
+    BadList(BadList),
+    /// More layers than overlayfs takes.
+    TooMany(usize),
+    /// A directory that cannot be opened.
+    Unreachable(Directory<'a>, Errno),
+    /// A file where a directory is needed.
+    NotDirectory(Directory<'a>),
+    /// One layer and nothing above it.
+    OneLower,
+    /// An upper directory without a work directory.
+    NoWork,
+    /// One of upper and work directory holds the other.
+    Nested,
+    /// Upper and work directory on different mounts.
+    TwoMounts,
+    /// A read-only file system under the upper directory.
+    ReadOnlyUpper(Directory<'a>),
+    /// The mark of a `volatile` mount that was not unmounted cleanly.
+    Volatile(Directory<'a>),
+    /// The same directory twice, or a lower layer inside another directory of the mount.
+    Overlap(Directory<'a>, Directory<'a>),
+}
+
+impl Directory<'_> {
+    fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if self.escaped { unescape(self.path) } else { PathBuf::of(self.path) };
+        let path = path.ok_or(Errno::NAMETOOLONG)?;
+        rustix::fs::openat(CWD, path.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    fn describe(&self, line: &mut Line) {
+        match self.role {
+            Role::Lower { number, of } => {
+                line.text("lower layer ").number(number).text(" of ").number(of).text(" ")
+            }
+            Role::Upper => line.text("upperdir "),
+            Role::Work => line.text("workdir "),
+        }
+        .quoted(self.path);
+    }
+}
+
+impl Problem<'_> {
+    /// Says in `line` what is wrong, and with which directory.
+    pub fn describe(&self, line: &mut Line) {
+        match self {
+            Self::BadList(BadList::LeadingColon) => {
+                line.text("lowerdir: a colon stands before the first layer");
+            }
+            Self::BadList(BadList::TrailingColon) => {
+                line.text("lowerdir: a colon stands after the last layer");
+            }
+            Self::BadList(BadList::ManyColons) => {
+                line.text("lowerdir: only ':' or '::' can stand between layers");
+            }
+            Self::BadList(BadList::LowerAfterData) => {
+                line.text("lowerdir: a lower layer cannot follow a data-only layer");
+            }
+            Self::TooMany(count) => {
+                line.number(*count).text(" lower layers, overlayfs takes at most ");
+                line.number(LAYERS_MAX);
+            }
+            Self::Unreachable(directory, _) => directory.describe(line),
+            Self::NotDirectory(directory) => {
+                directory.describe(line);
+                line.text(" is not a directory");
+            }
+            Self::OneLower => {
+                line.text("one lower layer without upperdir, at least 2 layers are needed");
+            }
+            Self::NoWork => {
+                line.text("upperdir needs a workdir");
+            }
+            Self::Nested => {
+                line.text("upperdir and workdir must not be the same or inside each other");
+            }
+            Self::TwoMounts => {
+                line.text("upperdir and workdir must be on the same mount");
+            }
+            Self::ReadOnlyUpper(directory) => {
+                directory.describe(line);
+                line.text(" is on a read-only file system");
+            }
+            Self::Volatile(directory) => {
+                directory.describe(line);
+                line.text(" was in use by a volatile mount that was not unmounted cleanly: ");
+                line.text(
+                    "remove its work/incompat/volatile once the upperdir is known to be good",
+                );
+            }
+            Self::Overlap(one, other) => {
+                one.describe(line);
+                line.text(" overlaps with ");
+                other.describe(line);
+            }
+        }
+    }
+}
+
+/// All directories that count, lower layers first.
+pub fn directories<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+) -> impl Iterator<Item = Directory<'a>> + Clone + use<'a, O> {
+    let of = lower(options).count();
+    let numbered = lower(options).zip(1..).map(move |((path, escaped), number)| Directory {
+        role: Role::Lower { number, of },
+        path,
+        escaped,
+    });
+    let named =
+        |key, role| options.last(key).map(move |path| Directory { role, path, escaped: true });
+    numbered.chain(named(b"upperdir", Role::Upper)).chain(named(b"workdir", Role::Work))
+}
+
+/// Paths of the lower layers that count, and whether they have backslashes to undo.
+fn lower<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+) -> impl Iterator<Item = (&'a [u8], bool)> + Clone + use<'a, O> {
+    let last = options.last(b"lowerdir").map(<[u8]>::as_ptr);
+    let replaced = move |word: &&[u8]| {
+        last.is_some() && value_of(word, b"lowerdir").map(<[u8]>::as_ptr) != last
+    };
+    options.kept().skip_while(replaced).flat_map(|word| {
+        let (list, single) = match key_value(word) {
+            (b"lowerdir", Some(value)) => (value, None),
+            (b"lowerdir+" | b"datadir+", Some(value)) => (&b""[..], Some((value, false))),
+            _ => (&b""[..], None),
+        };
+        layers(list).map(|layer| (layer.raw, true)).chain(single)
+    })
+}
+
+/// The first mistake that can be seen, `None` where all looks well.
+pub fn first_problem<'a, O: OptionStrings<'a>>(options: &Options<O>) -> Option<Problem<'a>> {
+    let mut first = None;
+    problems(options, &mut |problem| {
+        first.get_or_insert(problem);
+    });
+    first
+}
+
+/// Calls `found` for each mistake that can be seen.
+pub fn problems<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+    found: &mut dyn FnMut(Problem<'a>),
+) {
+    if let Some(Err(bad)) = options.last(b"lowerdir").map(check) {
+        found(Problem::BadList(bad));
+    }
+    let count = lower(options).count();
+    if count > LAYERS_MAX {
+        found(Problem::TooMany(count));
+        return;
+    }
+    each_directory(options, found);
+    match (options.last(b"upperdir"), options.last(b"workdir")) {
+        (None, _) if count == 1 => found(Problem::OneLower),
+        (Some(_), None) => found(Problem::NoWork),
+        (Some(_), Some(_)) => upper_and_work(options, found),
+        _ => {}
+    }
+    overlaps(options, found);
+}
+
+fn each_directory<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+    found: &mut dyn FnMut(Problem<'a>),
+) {
+    // Without an upper directory the kernel never looks at the work directory.
+    let has_upper = options.last(b"upperdir").is_some();
+    for directory in directories(options).filter(|d| has_upper || d.role != Role::Work) {
+        match directory.open(OFlags::PATH).and_then(|fd| rustix::fs::fstat(&fd)) {
+            Err(errno) => found(Problem::Unreachable(directory, errno)),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+                found(Problem::NotDirectory(directory));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn upper_and_work<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+    found: &mut dyn FnMut(Problem<'a>),
+) {
+    let find = |role| {
+        let directory = directories(options).find(|directory| directory.role == role)?;
+        let fd = directory.open(OFlags::PATH | OFlags::DIRECTORY).ok()?;
+        let stat = stat(&fd)?;
+        Some((directory, fd, stat))
+    };
+    let (Some((upper, upper_fd, upper_stat)), Some((work, work_fd, work_stat))) =
+        (find(Role::Upper), find(Role::Work))
+    else {
+        return;
+    };
+    if rustix::fs::fstatvfs(&upper_fd).is_ok_and(|fs| fs.f_flag.bits() & 1 != 0) {
+        found(Problem::ReadOnlyUpper(upper));
+    }
+    if (upper_stat.stx_mnt_id, device(&upper_stat)) != (work_stat.stx_mnt_id, device(&work_stat)) {
+        found(Problem::TwoMounts);
+    } else if inside(&work_fd, |id| id == identity(&upper_stat))
+        || inside(&upper_fd, |id| id == identity(&work_stat))
+    {
+        found(Problem::Nested);
+    }
+    let mark = CBuf::<32>::of(b"work/incompat/volatile");
+    let mark = mark.map(|mark| {
+        rustix::fs::accessat(
+            &work_fd,
+            mark.as_c_str(),
+            rustix::fs::Access::EXISTS,
+            AtFlags::empty(),
+        )
+    });
+    if mark.is_some_and(|mark| mark.is_ok()) {
+        found(Problem::Volatile(work));
+    }
+}
+
+/// A lower layer that is, or lies inside, another directory of the mount.
+fn overlaps<'a, O: OptionStrings<'a>>(options: &Options<O>, found: &mut dyn FnMut(Problem<'a>)) {
+    let mut known = [None; LAYERS_MAX + 2];
+    let open = |directory: &Directory<'a>| directory.open(OFlags::PATH | OFlags::DIRECTORY).ok();
+    for (slot, directory) in known.iter_mut().zip(directories(options)) {
+        *slot = open(&directory).and_then(|fd| Some(identity(&stat(&fd)?)));
+    }
+    for (index, one) in directories(options).enumerate() {
+        let Role::Lower { .. } = one.role else { return };
+        let mut hit = None;
+        let is_known = |id| {
+            let at = |(at, other): (usize, &Option<Identity>)| *other == Some(id) && at != index;
+            hit = known.iter().enumerate().position(at);
+            hit.is_some()
+        };
+        if open(&one).is_some_and(|fd| inside(&fd, is_known))
+            && let Some(other) = hit.and_then(|hit| directories(options).nth(hit))
+        {
+            found(Problem::Overlap(one, other));
+            return;
+        }
+    }
+}
+
+type Identity = (u32, u32, u64);
+
+fn device(stat: &Statx) -> (u32, u32) {
+    (stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+fn identity(stat: &Statx) -> Identity {
+    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)
+}
+
+fn stat(fd: impl AsFd) -> Option<Statx> {
+    let want = StatxFlags::INO | StatxFlags::MNT_ID;
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, want).ok()
+}
+
+/// Whether the directory or one that holds it is the one that is sought.
+fn inside(directory: &OwnedFd, mut sought: impl FnMut(Identity) -> bool) -> bool {
+    let mut here = stat(directory).map(|stat| identity(&stat));
+    let mut parent: Option<OwnedFd> = None;
+    while let Some(id) = here {
+        if sought(id) {
+            return true;
+        }
+        let from = parent.as_ref().unwrap_or(directory);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(up) = rustix::fs::openat(from, c"..", flags, Mode::empty()) else { return false };
+        let above = stat(&up).map(|stat| identity(&stat));
+        here = above.filter(|above| *above != id);
+        parent = Some(up);
+    }
+    false
+}

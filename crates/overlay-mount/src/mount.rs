@@ -1,0 +1,237 @@
+//! The plan: which way leads from the words to the mount, and the going.
+//!
+//! The target is opened first and from then on only its descriptor counts, so that a target that
+//! is swapped in between is never followed. Then, each way chosen by what fits and by what the
+//! kernel answers, never by its version:
+//!
+//! 1. [`Way::Classic`]: one `mount(2)`; the kernel parses the words as they came.
+//! 2. [`Way::Context`]: the file-system context (Linux 5.2), a `lowerdir+` for each layer
+//!    (6.7), long paths by descriptor (6.13).
+//! 3. [`Way::CommonDir`] and [`Way::Numbers`]: `mount(2)` with shorter names for the same
+//!    layers, which hide the paths from mountinfo.
+
+use core::ffi::CStr;
+use rustix::io::Errno;
+
+use crate::MOUNT_DATA_MAX;
+use crate::buf::CBuf;
+use crate::context;
+use crate::options::{Lsm, OptionStrings, Options, Refusal};
+use crate::shorten;
+use crate::sys::Kernel;
+
+/// A mount that is asked for.
+#[derive(Clone, Debug)]
+pub struct Request<'a, O> {
+    /// What mountinfo shows as the source.
+    pub source: &'a CStr,
+    /// The directory to mount on.
+    pub target: &'a CStr,
+    /// The values of the `-o` options, in order.
+    pub strings: O,
+}
+
+impl<'a, O: OptionStrings<'a>> Request<'a, O> {
+    /// Checks the words and mounts nothing.
+    ///
+    /// # Errors
+    /// A word that is refused.
+    pub fn check(&self) -> Result<(), Failure<'a>> {
+        Options::read(self.strings.clone(), Lsm::default).map(|_| ()).map_err(Failure::Refused)
+    }
+}
+
+/// How a mount was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `mount(2)` with the words as they came.
+    Classic,
+    /// `fsopen(2)` and what follows.
+    Context,
+    /// `mount(2)` from the layers' common directory.
+    CommonDir,
+    /// `mount(2)` with descriptor numbers as layers, from `/proc/self/fd`.
+    Numbers,
+}
+
+/// What a system call was for that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Opening the target.
+    Target,
+    /// Making the overlay.
+    Create,
+    /// Putting it on the target.
+    Attach,
+    /// Changing its propagation type.
+    Propagation,
+}
+
+/// Why there is no mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure<'a> {
+    /// The words ask for what is not done here.
+    Refused(Refusal<'a>),
+    /// The kernel said no.
+    Failed(Step, Errno),
+}
+
+/// The data of one `mount(2)`.
+pub(crate) type Data = CBuf<{ MOUNT_DATA_MAX + 1 }>;
+
+/// A name of the target that is short: `/proc/self/fd/N` or `.`.
+type Place = CBuf<32>;
+
+/// Mounts an overlay; on failure nothing stays mounted.
+///
+/// Some ways change the working directory for a moment.
+///
+/// # Errors
+/// A word that is refused, or the step at which the kernel said no.
+pub fn mount<'a, K: Kernel, O: OptionStrings<'a>>(
+    kernel: &K,
+    request: &Request<'a, O>,
+) -> Result<Way, Failure<'a>> {
+    let options = Options::read(request.strings.clone(), || kernel.lsm());
+    let options = options.map_err(Failure::Refused)?;
+    let target = kernel.open(request.target).map_err(|e| Failure::Failed(Step::Target, e))?;
+    let mount = Mount { kernel, request, options, target };
+    mount.run().map_err(|(step, errno)| Failure::Failed(step, errno))
+}
+
+type Outcome<T = Way> = Result<T, (Step, Errno)>;
+
+fn at(step: Step) -> impl Fn(Errno) -> (Step, Errno) {
+    move |errno| (step, errno)
+}
+
+struct Mount<'r, 'a, K: Kernel, O> {
+    kernel: &'r K,
+    request: &'r Request<'a, O>,
+    options: Options<O>,
+    target: K::Fd,
+}
+
+impl<'a, K: Kernel, O: OptionStrings<'a>> Mount<'_, 'a, K, O> {
+    fn run(&self) -> Outcome {
+        // Only the file-system context gives a hold on the new mount to change its propagation.
+        if !self.options.propagation
+            && let Some(outcome) = self.classic()
+        {
+            return outcome;
+        }
+        match self.context() {
+            Err((Step::Create, errno)) => self.older().unwrap_or(Err((Step::Create, errno))),
+            outcome => outcome,
+        }
+    }
+
+    /// Way 1; `None` if the words do not fit or no path leads to the target.
+    fn classic(&self) -> Option<Outcome> {
+        let data = self.options.data()?;
+        let done = match self.place_by_number() {
+            Some(place) => self.mount2(place.as_c_str(), &data),
+            None if self.options.relative => return None,
+            None => self.within(&self.target, || self.mount2(c".", &data)),
+        };
+        Some(done.map(|()| Way::Classic))
+    }
+
+    fn mount2(&self, place: &CStr, data: &Data) -> Outcome<()> {
+        let (source, flags) = (self.request.source, self.options.flags);
+        let done = self.kernel.mount(source, place, flags, data.as_c_str());
+        done.map_err(at(Step::Create))
+    }
+
+    fn place_by_number(&self) -> Option<Place> {
+        if !self.kernel.proc_is_ours() {
+            return None;
+        }
+        let mut place = Place::of(b"/proc/self/fd/")?;
+        place.push_number(self.kernel.number(&self.target))?;
+        Some(place)
+    }
+
+    /// Does `action` with `directory` as the working directory.
+    fn within(&self, directory: &K::Fd, action: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        let home = self.kernel.open(c".").map_err(at(Step::Create))?;
+        self.kernel.change_dir(directory).map_err(at(Step::Create))?;
+        let outcome = action();
+        self.kernel.change_dir(&home).map_err(at(Step::Create))?;
+        outcome
+    }
+
+    /// Way 2.
+    #[cold]
+    #[inline(never)]
+    fn context(&self) -> Outcome {
+        let (kernel, options) = (self.kernel, &self.options);
+        let context = kernel.open_context().map_err(at(Step::Create))?;
+        context::configure(kernel, &context, self.request.source, options)
+            .map_err(|refused| (Step::Create, refused.errno))?;
+        kernel.create(&context).map_err(at(Step::Create))?;
+        let attributes = context::attributes(options.flags);
+        let mount = kernel.mount_context(&context, attributes).map_err(at(Step::Create))?;
+        kernel.attach(&mount, &self.target).map_err(at(Step::Attach))?;
+        self.change_propagation(&mount)?;
+        Ok(Way::Context)
+    }
+
+    /// After way 2 failed: way 1 for what only preferred way 2, else way 3.
+    #[cold]
+    #[inline(never)]
+    fn older(&self) -> Option<Outcome> {
+        let way = match self.options.data_len {
+            ..=MOUNT_DATA_MAX => self.options.propagation.then(|| self.classic()).flatten()?,
+            _ => self.shortened()?,
+        };
+        Some(way.and_then(|way| self.change_propagation_by_path().map(|()| way)))
+    }
+
+    /// Way 3.
+    fn shortened(&self) -> Option<Outcome> {
+        let place = self.place_by_number()?;
+        if let Some((directory, data)) = shorten::by_common_directory(&self.options)
+            && self.mount2_from(directory.as_c_str(), &place, &data).is_ok()
+        {
+            return Some(Ok(Way::CommonDir));
+        }
+        let mut open = shorten::Descriptors::new(self.kernel);
+        let done = match shorten::by_number(&self.options, &mut open)? {
+            Ok(data) => self.mount2_from(c"/proc/self/fd", &place, &data),
+            Err(errno) => Err((Step::Create, errno)),
+        };
+        Some(done.map(|()| Way::Numbers))
+    }
+
+    fn mount2_from(&self, directory: &CStr, place: &Place, data: &Data) -> Outcome<()> {
+        let directory = self.kernel.open(directory).map_err(at(Step::Create))?;
+        self.within(&directory, || self.mount2(place.as_c_str(), data))
+    }
+
+    fn change_propagation(&self, mount: &K::Fd) -> Outcome<()> {
+        if !self.options.propagation {
+            return Ok(());
+        }
+        self.within(mount, || {
+            for propagation in self.options.propagation() {
+                if let Err(errno) = self.kernel.change_propagation_here(propagation) {
+                    // The first error is the one to tell; a mount that cannot go can be seen.
+                    let _ = self.kernel.detach_here();
+                    return Err((Step::Propagation, errno));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What `mount(8)` does: trusts that the path leads to the new mount. Only for kernels where
+    /// way 2 is closed.
+    fn change_propagation_by_path(&self) -> Outcome<()> {
+        if !self.options.propagation {
+            return Ok(());
+        }
+        let mount = self.kernel.open(self.request.target).map_err(at(Step::Propagation))?;
+        self.change_propagation(&mount)
+    }
+}

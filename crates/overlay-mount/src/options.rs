@@ -1,0 +1,201 @@
+//! Option strings read against the table: what the mount's flags are, what the kernel gets.
+
+use crate::layers::layers;
+use crate::mount::Data;
+use crate::table::{Effect, effect, ms};
+use crate::words::{key_value, words};
+
+/// The values of all `-o` options, in order.
+pub trait OptionStrings<'a>: Iterator<Item = &'a [u8]> + Clone {}
+
+impl<'a, I: Iterator<Item = &'a [u8]> + Clone> OptionStrings<'a> for I {}
+
+/// Whether the kernel's security modules that have mount options are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lsm {
+    /// SELinux.
+    pub selinux: bool,
+    /// Smack.
+    pub smack: bool,
+}
+
+/// A word that asks for what is not done here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal<'a> {
+    /// No word names a lower layer.
+    NoLower,
+    /// A word of the table that is refused, and why.
+    Word(&'a [u8], &'static str),
+}
+
+/// Option strings and what they mean.
+#[derive(Clone, Debug)]
+pub struct Options<O> {
+    strings: O,
+    lsm: Lsm,
+    /// Flags for `mount(2)`.
+    pub flags: u32,
+    /// Length in bytes of the words for the kernel, with a comma between each two.
+    pub data_len: usize,
+    /// Whether the propagation type changes after the mount.
+    pub propagation: bool,
+    /// Whether a word for the kernel may hold a path that depends on the working directory.
+    pub relative: bool,
+}
+
+impl<'a, O: OptionStrings<'a>> Options<O> {
+    /// Reads `strings`; `lsm` is called only if a word depends on it.
+    ///
+    /// # Errors
+    /// The first word that is refused; no word for a lower layer.
+    pub fn read(strings: O, lsm: impl FnOnce() -> Lsm) -> Result<Self, Refusal<'a>> {
+        let is_lsm = |word| matches!(effect(word), Some(Effect::SeLinux | Effect::Smack));
+        let lsm = if strings.clone().flat_map(words).any(is_lsm) { lsm() } else { Lsm::default() };
+        let mut options =
+            Self { strings, lsm, flags: 0, data_len: 0, propagation: false, relative: false };
+        let mut lower = false;
+        for word in options.strings.clone().flat_map(words) {
+            match effect(word) {
+                Some(Effect::Refuse(why)) => return Err(Refusal::Word(word, why)),
+                Some(Effect::Set(flags)) => options.flags |= flags,
+                Some(Effect::Clear(flags)) => options.flags &= !flags,
+                Some(Effect::Propagation(_)) => options.propagation = true,
+                other if !reaches_kernel(other, lsm) => {}
+                _ => {
+                    options.data_len += usize::from(options.data_len > 0) + word.len();
+                    options.relative |= is_relative(word);
+                    lower |= is_lower(word);
+                }
+            }
+        }
+        if lower { Ok(options) } else { Err(Refusal::NoLower) }
+    }
+
+    /// The words for the kernel, in order, as they came.
+    pub fn kept(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a, O> {
+        let lsm = self.lsm;
+        let reaches_kernel = move |word: &&[u8]| reaches_kernel(effect(word), lsm);
+        self.strings.clone().flat_map(words).filter(reaches_kernel)
+    }
+
+    /// The changes of the propagation type, in order, as `mount(2)` flags.
+    pub fn propagation(&self) -> impl Iterator<Item = u32> + use<'a, O> {
+        self.strings.clone().flat_map(words).filter_map(|word| match effect(word) {
+            Some(Effect::Propagation(flags)) => Some(flags),
+            _ => None,
+        })
+    }
+
+    /// The value of the last `key=` among the words for the kernel: the one that counts there.
+    pub fn last(&self, key: &[u8]) -> Option<&'a [u8]> {
+        self.kept().filter_map(|word| value_of(word, key)).last()
+    }
+
+    /// The words for the kernel as data of one `mount(2)`; `None` if they do not fit.
+    pub(crate) fn data(&self) -> Option<Data> {
+        let mut data = Data::new();
+        for word in self.kept() {
+            data.push_word(word)?;
+        }
+        Some(data)
+    }
+
+    /// The words that `mount(8)` would hand to `fsconfig(2)` as flags of the superblock.
+    pub(crate) fn superblock_flags(&self) -> impl Iterator<Item = &'static core::ffi::CStr> {
+        const FLAGS: [(u32, &core::ffi::CStr); 5] = [
+            (ms::RDONLY, c"ro"),
+            (ms::SYNCHRONOUS, c"sync"),
+            (ms::DIRSYNC, c"dirsync"),
+            (ms::MANDLOCK, c"mand"),
+            (ms::LAZYTIME, c"lazytime"),
+        ];
+        let flags = self.flags;
+        FLAGS.into_iter().filter(move |(bit, _)| flags & bit != 0).map(|(_, name)| name)
+    }
+}
+
+/// The value of `word` if its key is `key`.
+pub(crate) fn value_of<'a>(word: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    word.strip_prefix(key)?.strip_prefix(b"=")
+}
+
+fn reaches_kernel(effect: Option<Effect>, lsm: Lsm) -> bool {
+    match effect {
+        None => true,
+        Some(Effect::SeLinux) => lsm.selinux,
+        Some(Effect::Smack) => lsm.smack,
+        Some(_) => false,
+    }
+}
+
+fn is_lower(word: &[u8]) -> bool {
+    matches!(key_value(word).0, b"lowerdir" | b"lowerdir+" | b"datadir+")
+}
+
+/// The known words with a path are looked at; of others only what has a slash in its value.
+fn is_relative(word: &[u8]) -> bool {
+    let relative = |path: &[u8]| path.first() != Some(&b'/');
+    match key_value(word) {
+        (b"lowerdir", Some(value)) => layers(value).any(|layer| relative(layer.raw)),
+        (b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+", Some(value)) => relative(value),
+        (_, Some(value)) => value.contains(&b'/') && relative(value),
+        (_, None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::{string::String, vec::Vec};
+
+    fn read<'a>(strings: &'a [&'a str]) -> Result<(u32, String, bool), Refusal<'a>> {
+        let strings = strings.iter().map(|string| string.as_bytes());
+        let options = Options::read(strings, || Lsm { selinux: true, smack: false })?;
+        let kept = options.kept().collect::<Vec<_>>().join(&b','.to_owned());
+        assert_eq!(options.data_len, kept.len());
+        Ok((options.flags, String::from_utf8_lossy(&kept).into_owned(), options.relative))
+    }
+
+    use std::borrow::ToOwned;
+
+    #[test]
+    fn read_table() {
+        let table: &[(&[&str], u32, &str, bool)] = &[
+            (&["lowerdir=/a:/b"], 0, "lowerdir=/a:/b", false),
+            (&["rw,lowerdir=/a", "ro,nosuid", "suid"], ms::RDONLY, "lowerdir=/a", false),
+            (&["ro,lowerdir=/a,rw"], 0, "lowerdir=/a", false),
+            (&["user,exec,lowerdir=/a"], ms::NOSUID | ms::NODEV, "lowerdir=/a", false),
+            (&["lowerdir=/a:b"], 0, "lowerdir=/a:b", true),
+            (&["lowerdir=/a,upperdir=u,workdir=/w"], 0, "lowerdir=/a,upperdir=u,workdir=/w", true),
+            (
+                &["extraoption=c2VjcmV0,lowerdir+=/a,io.katacontainers.volume=eA==,=x,foo"],
+                0,
+                "lowerdir+=/a,=x,foo",
+                false,
+            ),
+            (
+                &["context=\"a,b\",smackfsdef=x,lowerdir=/a"],
+                0,
+                "context=\"a,b\",lowerdir=/a",
+                false,
+            ),
+            (&["x-a,X-b,comment=c,nofail,_netdev,loop=/l,lowerdir=/a"], 0, "lowerdir=/a", false),
+        ];
+        for (strings, flags, kept, relative) in table {
+            assert_eq!(read(strings), Ok((*flags, String::from(*kept), *relative)), "{strings:?}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        assert_eq!(read(&["upperdir=/u,extraoption=lowerdir="]), Err(Refusal::NoLower));
+        for word in ["bind", "rbind", "move", "remount", "X-containerd.x", "X-mount.idmap=a"] {
+            let string = ["lowerdir=/a,", word].concat();
+            match read(&[&string]) {
+                Err(Refusal::Word(refused, _)) => assert_eq!(refused, word.as_bytes()),
+                other => panic!("{word}: {other:?}"),
+            }
+        }
+    }
+}
