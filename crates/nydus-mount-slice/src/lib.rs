@@ -1,1 +1,32 @@
-//! To be written.
+#![forbid(unsafe_code)]
+//! The nydus mount slice: what a snapshotter hands to a runtime for a nydus image.
+//!
+//! It is one [`Mount`] of a type such as `fuse.nydus-overlayfs`, whose options are an overlay's
+//! and one that carries a payload for runtimes that mount inside a guest: `extraoption=` (an
+//! [`ExtraOption`]) or `io.katacontainers.volume=` (a [`KataVirtualVolume`]).
+//!
+//! - Encoding gives one canonical text for a value, which both of Kata's runtimes accept, and
+//!   refuses values that they would not.
+//! - Decoding takes what at least one of them takes and says in its [`Finding`]s what the other
+//!   one makes of it. Accepted means: by the reader's parser; a check that it makes later shows
+//!   as a finding.
+//! - Configuration and metadata are [`Secret`]: no `Debug`, `Display` or error shows them.
+//!
+//! It does no I/O, does not look into `nydusd`'s configuration and does not check that paths
+//! exist. The rules are those of Kata Containers 4.1; `docs/contract.md` states them.
+
+mod extra;
+mod finding;
+mod go;
+mod mount;
+mod payload;
+#[cfg(feature = "properties")]
+pub mod properties;
+mod secret;
+mod volume;
+
+pub use extra::{ExtraOption, FsVersion};
+pub use finding::{DecodeError, Decoded, EncodeError, Finding, Reader, Reason};
+pub use mount::{EXTRA_OPTION_KEY, Mount, NYDUS_TYPE, VOLUME_KEY, is_nydus_type, redact};
+pub use secret::Secret;
+pub use volume::{DmVerity, KataVirtualVolume, NydusImage, VolumeMetadata};

@@ -1,0 +1,126 @@
+//! What both payloads share: options to base64 to JSON, read as each reader reads it.
+
+use base64::alphabet::STANDARD as ALPHABET;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
+use base64::{DecodeError as Base64Error, Engine};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::go::{self, Fields, Object, Shape, syntax};
+use crate::{DecodeError, Decoded, EncodeError, Finding, Reader, Reason};
+
+/// Go does not look at the bits behind the last byte.
+const GO: GeneralPurpose =
+    GeneralPurpose::new(&ALPHABET, PAD.with_decode_allow_trailing_bits(true));
+
+/// A payload with the rules of its two readers. Its serde form is the Rust reader's.
+pub(crate) trait Payload: DeserializeOwned + Serialize {
+    const KEY: &'static str;
+    const FIELDS: Fields;
+    /// So many of the first fields, all text, are required by the Rust reader.
+    const REQUIRED: usize;
+
+    /// What the Go reader checks in the same step as it parses.
+    fn check_go(&self) -> Result<(), Reason>;
+    /// What the Rust runtime checks later than it parses.
+    fn check_rust(&self) -> Result<(), Reason>;
+}
+
+/// The option with the canonical form of a value that was found valid.
+pub(crate) fn to_option<T: Payload>(
+    value: &T,
+    valid: Result<(), Reason>,
+) -> Result<String, EncodeError> {
+    let json = valid.and_then(|()| serde_json::to_string(value).map_err(|e| syntax(&e)));
+    match json {
+        Ok(json) => Ok(format!("{}{}", T::KEY, STANDARD.encode(json))),
+        Err(reason) => Err(EncodeError { key: T::KEY, reason }),
+    }
+}
+
+/// What is behind `key` in each option that begins with it.
+pub(crate) fn values<'a, B: AsRef<[u8]>>(options: &'a [B], key: &str) -> Vec<&'a [u8]> {
+    options.iter().filter_map(|option| option.as_ref().strip_prefix(key.as_bytes())).collect()
+}
+
+/// Reads one payload, given what each reader takes for its base64 text.
+pub(crate) fn decode<T: Payload>(
+    go: &[u8],
+    rust: Result<&[u8], Reason>,
+) -> Result<Decoded<T>, DecodeError> {
+    match (read_go::<T>(go), rust.and_then(read_rust::<T>)) {
+        (Err(go), Err(rust)) => Err(DecodeError::Refused { key: T::KEY, go, rust }),
+        (Ok((value, _)), Err(rust)) => {
+            Ok(Decoded { value, findings: vec![Finding::Refuses(Reader::Rust, rust)] })
+        }
+        (go, Ok(value)) => {
+            let mut findings = match go {
+                Ok((_, seen)) => differing(&seen, &value),
+                Err(reason) => vec![Finding::Refuses(Reader::Go, reason)],
+            };
+            findings.extend(value.check_rust().err().map(|r| Finding::Refuses(Reader::Rust, r)));
+            Ok(Decoded { value, findings })
+        }
+    }
+}
+
+/// The value, and the object that Go sees.
+fn read_go<T: Payload>(base64: &[u8]) -> Result<(T, Value), Reason> {
+    if base64.is_empty() {
+        return Err(Reason::NoValue);
+    }
+    let unbroken: Vec<u8> =
+        base64.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    let seen = go::read(T::FIELDS, &GO.decode(unbroken).map_err(base64_reason)?)?;
+    let value = T::deserialize(&seen).map_err(|e| syntax(&e))?;
+    value.check_go()?;
+    Ok((value, seen))
+}
+
+fn read_rust<T: Payload>(base64: &[u8]) -> Result<T, Reason> {
+    let json = STANDARD.decode(base64).map_err(base64_reason)?;
+    serde_json::from_slice(&json).map_err(|e| rust_reason::<T>(&json, &e))
+}
+
+/// The fields of which Go sees another value than Rust.
+fn differing<T: Payload>(go: &Value, rust: &T) -> Vec<Finding> {
+    let json = serde_json::to_vec(rust).unwrap_or_default();
+    let rust = go::read(T::FIELDS, &json).unwrap_or_default();
+    let differs = |(name, shape): &&(&'static str, Shape)| {
+        !matches!(shape, Shape::Unread) && go.get(name) != rust.get(name)
+    };
+    T::FIELDS.iter().filter(differs).map(|(name, _)| Finding::Differs(name)).collect()
+}
+
+fn base64_reason(error: Base64Error) -> Reason {
+    match error {
+        Base64Error::InvalidByte(at, _) => Reason::Base64Symbol(at),
+        Base64Error::InvalidLastSymbol(..) => Reason::Base64TrailingBits,
+        Base64Error::InvalidLength(_) | Base64Error::InvalidPadding => Reason::Base64Padding,
+    }
+}
+
+/// serde_json's own text may quote the document, so the reason is looked for anew.
+fn rust_reason<T: Payload>(json: &[u8], error: &serde_json::Error) -> Reason {
+    if !error.is_data() {
+        let utf8 = json.utf8_chunks().all(|chunk| chunk.invalid().is_empty());
+        return if utf8 { syntax(error) } else { Reason::Utf8 };
+    }
+    let text = go::text(json);
+    let Ok(Object(members)) = Object::parse(&text) else {
+        return Reason::NotObject;
+    };
+    for (at, (name, _)) in T::FIELDS.iter().enumerate() {
+        let mut found = members.iter().filter(|(key, _)| key == name);
+        match (found.next(), found.next()) {
+            (_, Some(_)) => return Reason::Duplicate(name),
+            (None, _) if at < T::REQUIRED => return Reason::Missing(name),
+            (Some((_, raw)), None) if at < T::REQUIRED && !raw.get().starts_with('"') => {
+                return Reason::FieldType(name, "text");
+            }
+            _ => {}
+        }
+    }
+    Reason::Shape(error.line(), error.column())
+}
