@@ -72,7 +72,7 @@ fn host() -> Result<String> {
 }
 
 /// The commit that `--version` shows.
-fn commit() -> String {
+pub(crate) fn commit() -> String {
     let commit = Cmd::new("commit", 60, "git").args(["rev-parse", "--short=12", "HEAD"]).output();
     commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask`: the tasks of this workspace, which are also all that CI runs.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod apt;
+mod bench;
 mod cmd;
 mod demo;
 mod dist;
@@ -33,6 +34,10 @@ enum Task {
     Demo,
     #[command(hide = true)]
     DemoInside,
+    /// Measure the helper beside its peers, as a table, JSON and plots
+    Bench(bench::Options),
+    #[command(hide = true)]
+    BenchInside(bench::Options),
     /// Run the tests, by tiers; what CI runs
     Test(test::Options),
 }
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         Task::Tools => tools::run().map(|_| true),
         Task::Demo => demo::run(),
         Task::DemoInside => demo::inside().map(|()| true),
+        Task::Bench(options) => bench::run(&options),
+        Task::BenchInside(options) => bench::inside(&options),
         Task::Test(options) => test::run(&options),
     };
     match done {

@@ -1,9 +1,9 @@
-//! A place to mount in that vanishes with us: a tmpfs in a mount namespace of our own.
+//! A place to mount in that vanishes with us, in a mount namespace of our own.
 
 use crate::sandbox::Sandbox;
 use crate::{paths, tools};
 use anyhow::{Context, Result, ensure};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -17,20 +17,27 @@ pub(crate) fn enter(args: &[&str], limit: u64) -> Result<bool> {
     cmd.args(args).env("NYDUS_STAGE", "1").shown().succeeded()
 }
 
-/// The tmpfs.
+/// The place.
 pub(crate) struct Stage {
     root: PathBuf,
 }
 
 impl Stage {
-    /// Covers an empty directory that every user can reach, here in our namespace only.
+    /// Covers a directory that every user can reach, here in our namespace only.
     pub(crate) fn new() -> Result<Self> {
-        let inner = std::env::var_os("NYDUS_STAGE").is_some();
-        ensure!(inner, "not in a namespace of its own; use the task without `-inside`");
-        let root = if paths::root().starts_with("/mnt") { "/media" } else { "/mnt" };
-        mount(c"stage", root, c"tmpfs", MountFlags::empty(), c"mode=0755")
-            .with_context(|| format!("cannot mount a tmpfs on {root}"))?;
-        Ok(Self { root: root.into() })
+        let stage = Self { root: place()? };
+        mount(c"stage", &stage.root, c"tmpfs", MountFlags::empty(), c"mode=0755")
+            .with_context(|| format!("cannot mount a tmpfs on {}", stage.root.display()))?;
+        Ok(stage)
+    }
+
+    /// The same, with `dir` behind it instead of a tmpfs.
+    pub(crate) fn on_disk(dir: &Path) -> Result<Self> {
+        let stage = Self { root: place()? };
+        mount_bind(dir, &stage.root).with_context(|| {
+            format!("cannot mount {} on {}", dir.display(), stage.root.display())
+        })?;
+        Ok(stage)
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -53,6 +60,13 @@ impl Stage {
         command.env("PATH", path).env("LD_LIBRARY_PATH", tools::library_path());
         Ok(command)
     }
+}
+
+/// Where to mount: short, as it is part of every path that is shown.
+fn place() -> Result<PathBuf> {
+    let inner = std::env::var_os("NYDUS_STAGE").is_some();
+    ensure!(inner, "not in a namespace of its own; use the task without `-inside`");
+    Ok(if paths::root().starts_with("/mnt") { "/media" } else { "/mnt" }.into())
 }
 
 /// `umount TARGET`.

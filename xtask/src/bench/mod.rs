@@ -1,0 +1,182 @@
+//! `cargo xtask bench`: our helper beside its peers, in one run, in turn.
+
+mod measure;
+mod peers;
+mod plot;
+mod report;
+mod result;
+mod tree;
+
+use crate::stage::{self, Stage};
+use crate::{apt, dist, paths, tools};
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use peers::Peer;
+use result::{Machine, Point, Program, Results, Spread};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tree::{Names, Tree};
+
+/// What to measure, and where to leave it.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Few mounts: for a look, not for a verdict
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the results [default: target/bench/bench.json]
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write the results and the plots into docs/bench
+    #[arg(long, conflicts_with = "json")]
+    publish: bool,
+    /// Fail when a requirement is not met
+    #[arg(long)]
+    require: bool,
+}
+
+const LAYERS: &[usize] = &[2, 10, 50, 127, 250, 500];
+
+/// What is measured by number of layers: key of the result, program, names. Ours has full paths,
+/// which soon fit no mount(2); the others would fail, or mount something else.
+const BY_LAYERS: &[(&str, &str, Names)] = &[
+    ("floor", "floor", Names::Links),
+    ("floor-relative", "floor", Names::Relative),
+    ("ours", "ours", Names::Slice),
+    ("mount", "mount", Names::Links),
+    ("go", "go", Names::Links),
+];
+
+/// Builds and fetches the programs, then measures in a namespace that goes away.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    dist::run()?;
+    tools::run()?;
+    apt::need("gcc", "gcc")?;
+    let _ = fs::remove_dir_all(disk());
+    fs::create_dir_all(disk())?;
+    peers::build_floor()?;
+    let json = match &options.json {
+        Some(json) => std::path::absolute(json)?,
+        None if options.publish => published().join("bench.json"),
+        None => paths::target().join("bench/bench.json"),
+    };
+    let json = json.to_str().context("the path of the results is not UTF-8")?;
+    let mut args = vec!["bench-inside", "--json", json];
+    args.extend(options.quick.then_some("--quick"));
+    args.extend(options.require.then_some("--require"));
+    let met = stage::enter(&args, 3600);
+    fs::remove_dir_all(disk()).context("cannot clean up")?;
+    met
+}
+
+/// The part that mounts; true unless a requirement is not met that should be.
+pub(crate) fn inside(options: &Options) -> Result<bool> {
+    let stage = Stage::on_disk(&disk())?;
+    let tree = Tree::new(&stage, *LAYERS.last().unwrap_or(&2))?;
+    let peers = peers::all(&stage, &paths::target().join("bench/floor"))?;
+    let count = if options.quick { 50 } else { 1000 };
+    let mut results = Results {
+        machine: machine(),
+        programs: measure_programs(&peers, &tree, count)?,
+        layers: measure_layers(&peers, &tree, count.div_ceil(2))?,
+        requirements: Vec::new(),
+    };
+    results.judge();
+    report::print(&results);
+    let json = options.json.clone().context("no place for the results")?;
+    write(&results, &json)?;
+    Ok(!options.require || results.requirements.iter().all(|requirement| requirement.met))
+}
+
+fn measure_programs(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Program>> {
+    let command = |peer: &Peer| peer.command(tree, 2, Names::Slice);
+    let times = measure("2 layers", peers.iter().map(command).collect(), count, tree)?;
+    let spreads: Vec<_> = times.into_iter().map(Spread::of).collect();
+    let median = |key| Some(spreads[peers.iter().position(|peer| peer.key == key)?].median_us);
+    let (floor, go) = (median("floor"), median("go"));
+    let program = |(peer, time): (&Peer, &Spread)| {
+        let file = peer.file.as_deref();
+        let memory = file.map(|_| measure::peak_memory(&mut command(peer), &tree.target));
+        Ok(Program {
+            key: peer.key,
+            label: peer.label,
+            time: *time,
+            ratio_to_floor: floor.map(|floor| time.median_us / floor),
+            ratio_to_go: go.map(|go| time.median_us / go),
+            peak_memory_kib: memory.transpose()?,
+            size_bytes: file
+                .map(|file| Ok::<_, anyhow::Error>(fs::metadata(file)?.len()))
+                .transpose()?,
+        })
+    };
+    peers.iter().zip(&spreads).map(program).collect()
+}
+
+fn measure_layers(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Point>> {
+    let find = |key| peers.iter().find(|peer| peer.key == key);
+    let series: Vec<_> = BY_LAYERS
+        .iter()
+        .filter_map(|(key, peer, names)| Some((*key, find(*peer)?, *names)))
+        .collect();
+    let mut points = Vec::new();
+    for &layers in LAYERS {
+        let command = |(_, peer, names): &(_, &Peer, _)| peer.command(tree, layers, *names);
+        let commands = series.iter().map(command).collect();
+        let times = measure(&format!("{layers} layers"), commands, count, tree)?;
+        let keys = series.iter().map(|(key, ..)| *key);
+        points.extend(keys.zip(times).map(|(key, times)| Point {
+            key,
+            layers,
+            time: Spread::of(times),
+        }));
+    }
+    Ok(points)
+}
+
+fn measure(
+    what: &str,
+    mut commands: Vec<Command>,
+    count: usize,
+    tree: &Tree,
+) -> Result<Vec<Vec<Duration>>> {
+    measure::times(&mut commands, 5, &tree.target, &|| {})?; // warm up; each of them works
+    println!("  measuring {what}: {} programs, {count} mounts each", commands.len());
+    let bar = ProgressBar::new_spinner();
+    let times = measure::times(&mut commands, count, &tree.target, &|| bar.tick());
+    bar.finish_and_clear();
+    times
+}
+
+/// Where snapshots live: on a tmpfs all programs are faster, and the differences larger.
+fn disk() -> PathBuf {
+    paths::target().join("bench/tree")
+}
+
+fn published() -> PathBuf {
+    paths::root().join("docs/bench")
+}
+
+/// The results and, beside them, the plots.
+fn write(results: &Results, json: &Path) -> Result<()> {
+    let dir = json.parent().unwrap_or(json);
+    fs::create_dir_all(dir)?;
+    fs::write(json, serde_json::to_string_pretty(results)? + "\n")?;
+    plot::programs(results, &dir.join("programs.svg"))?;
+    plot::layers(results, &dir.join("layers.svg"))?;
+    println!("\nwritten: {} and its plots", json.display());
+    Ok(())
+}
+
+fn machine() -> Machine {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    Machine {
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        processor: model.unwrap_or("unknown").to_owned(),
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+        commit: dist::commit(),
+    }
+}

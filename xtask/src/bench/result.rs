@@ -1,0 +1,144 @@
+//! What was measured, as it is written to JSON.
+
+use serde::Serialize;
+use std::time::Duration;
+
+#[derive(Serialize)]
+pub(super) struct Results {
+    pub(super) machine: Machine,
+    /// Two layers.
+    pub(super) programs: Vec<Program>,
+    /// Latency by number of layers.
+    pub(super) layers: Vec<Point>,
+    pub(super) requirements: Vec<Requirement>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Machine {
+    pub(super) kernel: String,
+    pub(super) processor: String,
+    pub(super) processors: usize,
+    pub(super) commit: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Program {
+    pub(super) key: &'static str,
+    pub(super) label: &'static str,
+    #[serde(flatten)]
+    pub(super) time: Spread,
+    pub(super) ratio_to_floor: Option<f64>,
+    pub(super) ratio_to_go: Option<f64>,
+    pub(super) peak_memory_kib: Option<u64>,
+    pub(super) size_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Point {
+    pub(super) key: &'static str,
+    pub(super) layers: usize,
+    #[serde(flatten)]
+    pub(super) time: Spread,
+}
+
+/// Of the times of one program, in microseconds.
+#[derive(Serialize, Clone, Copy)]
+pub(super) struct Spread {
+    pub(super) mounts: usize,
+    pub(super) median_us: f64,
+    pub(super) p99_us: f64,
+}
+
+impl Spread {
+    pub(super) fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        let at = |share: f64| {
+            let index = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
+            times.get(index).map_or(f64::NAN, |time| time.as_nanos() as f64 / 1000.0)
+        };
+        Self { mounts: times.len(), median_us: at(0.5), p99_us: at(0.99) }
+    }
+}
+
+/// One of the limits on speed, memory and size.
+#[derive(Serialize)]
+pub(super) struct Requirement {
+    pub(super) what: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) limit: f64,
+    /// None where a peer could not be had.
+    pub(super) measured: Option<f64>,
+    pub(super) met: bool,
+}
+
+impl Requirement {
+    pub(super) fn at_most(
+        what: &'static str,
+        unit: &'static str,
+        limit: f64,
+        measured: Option<f64>,
+    ) -> Self {
+        let met = measured.is_some_and(|measured| measured <= limit);
+        Self { what, unit, limit, measured, met }
+    }
+
+    pub(super) fn at_least(
+        what: &'static str,
+        unit: &'static str,
+        limit: f64,
+        measured: Option<f64>,
+    ) -> Self {
+        let met = measured.is_some_and(|measured| measured >= limit);
+        Self { what, unit, limit, measured, met }
+    }
+}
+
+impl Results {
+    pub(super) fn program(&self, key: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.key == key)
+    }
+
+    pub(super) fn point(&self, key: &str, layers: usize) -> Option<&Point> {
+        self.layers.iter().find(|point| point.key == key && point.layers == layers)
+    }
+
+    /// Judges what was measured by the project's limits.
+    pub(super) fn judge(&mut self) {
+        let median = |key| self.program(key).map(|program| program.time.median_us);
+        let memory = |key| self.program(key)?.peak_memory_kib.map(|kib| kib as f64);
+        let at_500 = |key| self.point(key, 500).map(|point| point.time.median_us);
+        let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
+        let more = Some(memory("ours")).zip(Some(memory("floor"))).and_then(|(a, b)| Some(a? - b?));
+        let size = self.program("ours").and_then(|ours| ours.size_bytes);
+        let (ours, floor, go) = (median("ours"), median("floor"), median("go"));
+        self.requirements = vec![
+            Requirement::at_most("time, 2 layers, to the floor", "x", 1.15, ratio(ours, floor)),
+            Requirement::at_least("faster than the Go helper", "x", 3.7, ratio(go, ours)),
+            Requirement::at_most(
+                "time, 500 layers by lowerdir+, to the floor",
+                "x",
+                1.3,
+                ratio(at_500("ours"), at_500("floor")),
+            ),
+            Requirement::at_most("peak memory over the floor's", "KiB", 512.0, more),
+            Requirement::at_most("binary", "KiB", 128.0, size.map(|size| size as f64 / 1024.0)),
+        ];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_of_a_hundred() {
+        let spread = Spread::of((1..=100).rev().map(Duration::from_micros).collect());
+        assert_eq!((spread.mounts, spread.median_us, spread.p99_us), (100, 51.0, 100.0));
+    }
+
+    #[test]
+    fn what_is_not_measured_is_not_met() {
+        assert!(!Requirement::at_most("", "", 1.0, None).met);
+        assert!(!Requirement::at_least("", "", 1.0, None).met);
+    }
+}
