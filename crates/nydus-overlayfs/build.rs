@@ -5,17 +5,11 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_FREESTANDING").is_none() {
         return;
     }
-    // One file-backed mapping of few pages: page faults are most of the start-up time.
-    for arg in [
-        "-nostartfiles",
-        "-nostdlib",
-        "-static",
-        "-no-pie",
-        "-Wl,--build-id=none",
-        "-Wl,-z,norelro",
-        "-Wl,-z,noseparate-code",
-        "-Wl,--no-eh-frame-hdr",
-    ] {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/freestanding.ld");
+    println!("cargo::rerun-if-changed={script}");
+    let script = format!("-Wl,-T,{script}");
+    for arg in ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", &script]
+    {
         println!("cargo::rustc-link-arg-bins={arg}");
     }
 }

@@ -46,22 +46,17 @@ fn at_step<'a, O: OptionStrings<'a>>(
 ) {
     match step {
         Step::Target => reason(line.text("target"), errno),
-        Step::Attach => reason(line.text("target (when the mount was put on it)"), errno),
+        Step::Attach => reason(line.text("target cannot be mounted on any more"), errno),
         Step::Propagation => reason(line.text("changing the propagation type"), errno),
         Step::Create if errno == Errno::PERM => {
             line.text("must be root (CAP_SYS_ADMIN)");
             reason(line, errno);
         }
-        Step::Create if is_gone(request) => reason(line.text("target was removed"), errno),
         Step::Create => match Options::read(request.strings.clone(), || Linux.lsm()) {
             Ok(options) => at_fault(request, &options, errno, line),
             Err(_) => reason(line.text("overlay"), errno),
         },
     }
-}
-
-fn is_gone<O>(request: &Request<'_, O>) -> bool {
-    Linux.open(request.target).is_err()
 }
 
 /// What the kernel answered: ": no such file or directory".

@@ -79,12 +79,15 @@ pub enum Failure<'a> {
 /// The data of one `mount(2)`.
 pub(crate) type Data = CBuf<{ MOUNT_DATA_MAX + 1 }>;
 
+/// Bytes of buffer that do for the words of most mounts.
+const SHORT: usize = 768;
+
 /// A name of the target that is short: `/proc/self/fd/N` or `.`.
 type Place = CBuf<32>;
 
 /// Mounts an overlay; on failure nothing stays mounted.
 ///
-/// Some ways change the working directory for a moment.
+/// May change the working directory to the target, if no path in the words is relative.
 ///
 /// # Errors
 /// A word that is refused, or the step at which the kernel said no.
@@ -128,19 +131,37 @@ impl<'a, K: Kernel, O: OptionStrings<'a>> Mount<'_, 'a, K, O> {
 
     /// Way 1; `None` if the words do not fit or no path leads to the target.
     fn classic(&self) -> Option<Outcome> {
-        let data = self.options.data()?;
-        let done = match self.place_by_number() {
-            Some(place) => self.mount2(place.as_c_str(), &data),
-            None if self.options.relative => return None,
-            None => self.within(&self.target, || self.mount2(c".", &data)),
-        };
-        Some(done.map(|()| Way::Classic))
+        // A page of buffer would be two page faults, which is what short words cost otherwise.
+        if self.options.data_len < SHORT {
+            self.classic_in::<SHORT>()
+        } else if self.options.data_len <= MOUNT_DATA_MAX {
+            self.classic_in::<{ MOUNT_DATA_MAX + 1 }>()
+        } else {
+            None
+        }
     }
 
-    fn mount2(&self, place: &CStr, data: &Data) -> Outcome<()> {
+    #[inline(never)]
+    fn classic_in<const N: usize>(&self) -> Option<Outcome> {
+        let mut data = CBuf::<N>::new();
+        self.options.put_into(&mut data)?;
+        // The target as working directory costs nothing and needs no /proc.
+        let place = if self.options.relative {
+            self.place_by_number()?
+        } else {
+            self.kernel.change_dir(&self.target).ok()?;
+            Place::of(b".")?
+        };
+        Some(self.mount2(place.as_c_str(), data.as_c_str()).map(|()| Way::Classic))
+    }
+
+    fn mount2(&self, place: &CStr, data: &CStr) -> Outcome<()> {
         let (source, flags) = (self.request.source, self.options.flags);
-        let done = self.kernel.mount(source, place, flags, data.as_c_str());
-        done.map_err(at(Step::Create))
+        let done = self.kernel.mount(source, place, flags, data);
+        done.map_err(|errno| match self.kernel.is_removed(&self.target) {
+            true => (Step::Attach, errno),
+            false => (Step::Create, errno),
+        })
     }
 
     fn place_by_number(&self) -> Option<Place> {
@@ -206,7 +227,7 @@ impl<'a, K: Kernel, O: OptionStrings<'a>> Mount<'_, 'a, K, O> {
 
     fn mount2_from(&self, directory: &CStr, place: &Place, data: &Data) -> Outcome<()> {
         let directory = self.kernel.open(directory).map_err(at(Step::Create))?;
-        self.within(&directory, || self.mount2(place.as_c_str(), data))
+        self.within(&directory, || self.mount2(place.as_c_str(), data.as_c_str()))
     }
 
     fn change_propagation(&self, mount: &K::Fd) -> Outcome<()> {

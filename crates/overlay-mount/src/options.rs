@@ -1,7 +1,7 @@
 //! Option strings read against the table: what the mount's flags are, what the kernel gets.
 
+use crate::buf::CBuf;
 use crate::layers::layers;
-use crate::mount::Data;
 use crate::table::{Effect, effect, ms};
 use crate::words::{key_value, words};
 
@@ -91,13 +91,9 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
         self.kept().filter_map(|word| value_of(word, key)).last()
     }
 
-    /// The words for the kernel as data of one `mount(2)`; `None` if they do not fit.
-    pub(crate) fn data(&self) -> Option<Data> {
-        let mut data = Data::new();
-        for word in self.kept() {
-            data.push_word(word)?;
-        }
-        Some(data)
+    /// Puts the words for the kernel into `data` for one `mount(2)`; `None` if they do not fit.
+    pub(crate) fn put_into<const N: usize>(&self, data: &mut CBuf<N>) -> Option<()> {
+        self.kept().try_for_each(|word| data.push_word(word))
     }
 
     /// The words that `mount(8)` would hand to `fsconfig(2)` as flags of the superblock.
@@ -132,13 +128,22 @@ fn is_lower(word: &[u8]) -> bool {
     matches!(key_value(word).0, b"lowerdir" | b"lowerdir+" | b"datadir+")
 }
 
-/// The known words with a path are looked at; of others only what has a slash in its value.
+/// Whether the word may hold a relative path: overlayfs may learn new words with a path.
 fn is_relative(word: &[u8]) -> bool {
+    const NO_PATH: [&[u8]; 8] = [
+        b"redirect_dir",
+        b"index",
+        b"nfs_export",
+        b"xino",
+        b"metacopy",
+        b"verity",
+        b"uuid",
+        b"fsync",
+    ];
     let relative = |path: &[u8]| path.first() != Some(&b'/');
     match key_value(word) {
         (b"lowerdir", Some(value)) => layers(value).any(|layer| relative(layer.raw)),
-        (b"upperdir" | b"workdir" | b"lowerdir+" | b"datadir+", Some(value)) => relative(value),
-        (_, Some(value)) => value.contains(&b'/') && relative(value),
+        (key, Some(value)) => relative(value) && !NO_PATH.contains(&key),
         (_, None) => false,
     }
 }
@@ -167,19 +172,16 @@ mod tests {
             (&["ro,lowerdir=/a,rw"], 0, "lowerdir=/a", false),
             (&["user,exec,lowerdir=/a"], ms::NOSUID | ms::NODEV, "lowerdir=/a", false),
             (&["lowerdir=/a:b"], 0, "lowerdir=/a:b", true),
+            (&["lowerdir=/a,index=off,new=/b"], 0, "lowerdir=/a,index=off,new=/b", false),
+            (&["lowerdir=/a,new=b"], 0, "lowerdir=/a,new=b", true),
             (&["lowerdir=/a,upperdir=u,workdir=/w"], 0, "lowerdir=/a,upperdir=u,workdir=/w", true),
             (
                 &["extraoption=c2VjcmV0,lowerdir+=/a,io.katacontainers.volume=eA==,=x,foo"],
                 0,
                 "lowerdir+=/a,=x,foo",
-                false,
+                true,
             ),
-            (
-                &["context=\"a,b\",smackfsdef=x,lowerdir=/a"],
-                0,
-                "context=\"a,b\",lowerdir=/a",
-                false,
-            ),
+            (&["context=\"a,b\",smackfsdef=x,lowerdir=/a"], 0, "context=\"a,b\",lowerdir=/a", true),
             (&["x-a,X-b,comment=c,nofail,_netdev,loop=/l,lowerdir=/a"], 0, "lowerdir=/a", false),
         ];
         for (strings, flags, kept, relative) in table {

@@ -21,6 +21,8 @@ pub trait Kernel {
     fn open(&self, path: &CStr) -> Result<Self::Fd>;
     /// The descriptor's number.
     fn number(&self, fd: &Self::Fd) -> u32;
+    /// Whether the directory was removed after it was opened.
+    fn is_removed(&self, fd: &Self::Fd) -> bool;
     /// Whether `/proc/self/fd` shows this process: mounted, and of a PID namespace it is in.
     fn proc_is_ours(&self) -> bool;
     /// Which security modules with mount options are on.
@@ -67,6 +69,10 @@ impl Kernel for Linux {
 
     fn number(&self, fd: &OwnedFd) -> u32 {
         fd.as_raw_fd().unsigned_abs()
+    }
+
+    fn is_removed(&self, fd: &OwnedFd) -> bool {
+        rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
     fn proc_is_ours(&self) -> bool {
