@@ -54,6 +54,9 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
         let mut options =
             Self { strings, lsm, flags: 0, data_len: 0, propagation: false, relative: false };
         let mut lower = false;
+        if let Some(nameless) = options.strings.clone().find(|string| is_nameless(string)) {
+            return Err(Refusal::Word(words(nameless).next().unwrap_or(b""), "it has no name"));
+        }
         for word in options.strings.clone().flat_map(words) {
             match effect(word) {
                 Some(Effect::Refuse(why)) => return Err(Refusal::Word(word, why)),
@@ -124,6 +127,11 @@ fn reaches_kernel(effect: Option<Effect>, lsm: Lsm) -> bool {
     }
 }
 
+/// What `mount(8)` calls an unsupported option format.
+fn is_nameless(string: &[u8]) -> bool {
+    matches!(string.first(), Some(b'=' | b'\'' | b'"' | b' ' | b'\t'))
+}
+
 fn is_lower(word: &[u8]) -> bool {
     matches!(key_value(word).0, b"lowerdir" | b"lowerdir+" | b"datadir+")
 }
@@ -192,6 +200,10 @@ mod tests {
     #[test]
     fn refused() {
         assert_eq!(read(&["upperdir=/u,extraoption=lowerdir="]), Err(Refusal::NoLower));
+        for string in ["=x,lowerdir=/a", "'x,lowerdir=/a", " ro,lowerdir=/a"] {
+            assert!(matches!(read(&[string]), Err(Refusal::Word(_, "it has no name"))), "{string}");
+        }
+        assert!(read(&[",=x,lowerdir=/a"]).is_ok());
         for word in ["bind", "rbind", "move", "remount", "X-containerd.x", "X-mount.idmap=a"] {
             let string = ["lowerdir=/a,", word].concat();
             match read(&[&string]) {
