@@ -26,24 +26,23 @@ fn color(key: &str) -> RGBColor {
 pub(super) fn programs(results: &Results, file: &Path) -> Result<()> {
     let area = canvas(
         file,
-        "Time of one mount, spawn to exit, 2 layers: median (bar, number) and 99th percentile (mark)",
+        "Time of one mount, spawn to exit, 2 layers: median (bar) and 99th percentile (mark)",
     )?;
     draw_programs(results, &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
 
 fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
     let rows = &results.programs;
-    let most = rows.iter().map(|row| row.time.p99_us).fold(0.0, f64::max) * 1.12;
+    let most = rows.iter().map(|row| row.time.p99_us).fold(0.0, f64::max) * 1.05;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(40)
-        .y_label_area_size(210)
+        .y_label_area_size(270)
         .build_cartesian_2d(0.0..most, (0..rows.len() - 1).into_segmented())?;
-    let label = |row: &SegmentValue<usize>| match row {
-        SegmentValue::CenterOf(index) => {
-            rows.iter().rev().nth(*index).map_or(String::new(), |row| row.label.to_owned())
-        }
-        _ => String::new(),
+    let label = |row: &SegmentValue<usize>| {
+        let SegmentValue::CenterOf(index) = row else { return String::new() };
+        let row = rows.iter().rev().nth(*index);
+        row.map_or_else(String::new, |row| format!("{}, {:.0} µs", row.label, row.time.median_us))
     };
     chart
         .configure_mesh()
@@ -64,8 +63,7 @@ fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::
         bar.set_margin(5, 5, 0, 0);
         chart.draw_series([bar])?;
         let mark = EmptyElement::at((row.time.p99_us, SegmentValue::CenterOf(index)))
-            + PathElement::new([(0, -8), (0, 8)], INK.stroke_width(2))
-            + Text::new(format!("{:.0}", row.time.median_us), (8, -5), text(13));
+            + PathElement::new([(0, -8), (0, 8)], INK.stroke_width(2));
         chart.draw_series([mark])?;
     }
     area.present()?;
@@ -115,7 +113,7 @@ fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::er
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .margin(14)
         .label_font((FONT, 14, &INK))
         .background_style(WHITE)

@@ -2,7 +2,7 @@
 
 use crate::stage::Stage;
 use anyhow::Result;
-use base64::prelude::{BASE64_STANDARD, Engine};
+use nydus_mount_slice::{ExtraOption, FsVersion};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -57,16 +57,18 @@ impl Tree {
         };
         let lowers = (1..=layers).rev().map(name).collect::<Vec<_>>().join(":");
         let dirs = format!("upperdir={snapshots}/0/fs,workdir={snapshots}/0/work");
-        let carried = format!(",extraoption={},dev,suid", payload());
-        let carried = if names == Names::Slice { &carried } else { "" };
-        format!("lowerdir={lowers},{dirs}{carried}")
+        let options = format!("lowerdir={lowers},{dirs}");
+        if names == Names::Slice { format!("{options},{},dev,suid", carried()) } else { options }
     }
 }
 
-/// About what Kata is given.
-fn payload() -> String {
-    let config = r#"{\"device\":{\"backend\":{\"type\":\"registry\",\"config\":{}}}}"#;
-    BASE64_STANDARD.encode(format!(
-        r#"{{"source":"/image.boot","config":"{config}","snapshotdir":"/s/1","fs_version":"v6"}}"#
-    ))
+/// The option that Kata would read.
+fn carried() -> String {
+    let extra = ExtraOption {
+        source: "/var/lib/nydus/image.boot".to_owned(),
+        config: r#"{"device":{"backend":{"type":"registry","config":{}}}}"#.into(),
+        snapshotdir: "/var/lib/nydus/snapshots/1".to_owned(),
+        fs_version: Some(FsVersion::V6),
+    };
+    extra.to_option().expect("every field is set")
 }

@@ -39,7 +39,7 @@ pub(crate) fn inside() -> Result<()> {
 }
 
 fn show(mut mount: Command, tree: &Tree) -> Result<()> {
-    mount.args(tree.arguments());
+    mount.args(tree.arguments()?);
     println!("  $ {}", chain::readable(command_line(&mount)));
     let times = (0..20).map(|_| once(&mut mount, tree)).collect::<Result<Vec<_>>>()?;
     chain::show(&mount)?;

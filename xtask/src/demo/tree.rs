@@ -2,12 +2,12 @@
 
 use crate::stage::Stage;
 use crate::ui;
-use anyhow::{Context, Result, ensure};
-use base64::prelude::{BASE64_STANDARD, Engine};
+use anyhow::{Context, Result, anyhow, ensure};
+use nydus_mount_slice::{ExtraOption, FsVersion, Mount};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(super) struct Tree {
@@ -29,46 +29,39 @@ impl Tree {
         let setuid = layers[1].join("id-setuid");
         fs::copy("/usr/bin/id", &setuid)?;
         fs::set_permissions(&setuid, fs::Permissions::from_mode(0o4755))?;
-        let null = layers[1].join("null");
-        if mknodat(CWD, &null, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3))
-            .is_ok()
-        {
-            fs::set_permissions(&null, fs::Permissions::from_mode(0o666))?;
-        }
-        println!(
-            "  {}: motd, base, id-setuid (mode 4755, owner 0), null (1:3)",
-            layers[1].display()
-        );
+        make_null(&layers[1].join("null"))?;
+        let bottom = "motd, base, id-setuid (mode 4755, owner 0), null (1:3)";
+        println!("  {}: {bottom}", layers[1].display());
         println!("  {}: motd", layers[0].display());
         let (upper, work) = (stage.dir("snapshots/3/fs")?, stage.dir("snapshots/3/work")?);
         Ok(Self { target: stage.dir("merged")?, layers, upper, work })
     }
 
     /// What containerd gives to `mount.fuse3`: one `-o` for each option of the slice.
-    pub(super) fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self) -> Result<Vec<String>> {
         let [top, bottom] = &self.layers;
-        let options = [
+        let options = vec![
             format!("lowerdir={}:{}", top.display(), bottom.display()),
             format!("upperdir={}", self.upper.display()),
             format!("workdir={}", self.work.display()),
-            format!("extraoption={}", self.extra_option()),
         ];
-        let mut arguments = vec!["overlay".to_owned(), self.target.display().to_string()];
-        arguments.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
+        let slice =
+            Mount::nydus(options, &self.extra_option()).map_err(|error| anyhow!("{error}"))?;
+        let mut arguments = vec![slice.source, self.target.display().to_string()];
+        arguments.extend(slice.options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
         arguments.extend(["-t", "nydus-overlayfs"].map(str::to_owned));
-        arguments
+        Ok(arguments)
     }
 
     /// What Kata would read; for runc it has to be dropped.
-    fn extra_option(&self) -> String {
+    fn extra_option(&self) -> ExtraOption {
         let config = r#"{"device":{"backend":{"type":"registry","config":{"auth":"c2VjcmV0"}}}}"#;
-        let quoted = config.replace('"', "\\\"");
-        let json = format!(
-            r#"{{"source":"{}/image.boot","config":"{quoted}","snapshotdir":"{}","fs_version":"v6"}}"#,
-            self.layers[1].display(),
-            self.upper.parent().unwrap_or(&self.upper).display(),
-        );
-        BASE64_STANDARD.encode(json)
+        ExtraOption {
+            source: self.layers[1].join("image.boot").display().to_string(),
+            config: config.into(),
+            snapshotdir: self.upper.parent().unwrap_or(&self.upper).display().to_string(),
+            fs_version: Some(FsVersion::V6),
+        }
     }
 
     pub(super) fn show_reading(&self) -> Result<()> {
@@ -108,4 +101,13 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// A device, where we may make one: not as root of a user namespace.
+fn make_null(path: &Path) -> Result<()> {
+    let mode = Mode::from_raw_mode(0o666);
+    if mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(1, 3)).is_ok() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?; // whatever the umask is
+    }
+    Ok(())
 }

@@ -56,7 +56,7 @@ pub(super) fn summary(results: &[(&Tier, Outcome)], missing: &[(&str, String)]) 
 fn say_reasons(results: &[(&Tier, Outcome)], missing: &[(&str, String)]) {
     println!();
     for (part, reason) in missing {
-        ui::not_run(part, reason);
+        ui::not_run(part, reason.lines().next().unwrap_or_default());
     }
     for (tier, outcome) in results {
         let mut counted = BTreeMap::<&str, usize>::new();
