@@ -72,7 +72,11 @@ fn field(name: &'static str, shape: &Shape, old: Value, raw: &RawValue) -> Resul
         }
         (Shape::Texts, list) => {
             let list: Vec<&RawValue> = serde_json::from_str(list).map_err(|_| wrong("a list"))?;
-            list.into_iter().map(text).collect()
+            let element = |(at, raw): (usize, &RawValue)| match (raw.get(), old.get(at)) {
+                ("null", Some(old)) => Ok(old.clone()),
+                _ => text(raw).map(Value::from),
+            };
+            list.into_iter().enumerate().map(element).collect()
         }
         (Shape::TextMap, _) => {
             let mut map = if let Value::Object(map) = old { map } else { Default::default() };
