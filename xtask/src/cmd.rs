@@ -90,7 +90,7 @@ impl Cmd {
             End::Exited(status) => status.to_string(),
             End::TimedOut => format!("killed after {} s", self.limit.as_secs()),
         };
-        bail!("{}: {what}\n{}", self.words(), tail(&self.log))
+        bail!("{}: {what}\n{}", self.words(), tail(&self.log, 15))
     }
 
     /// Runs it; its output, standard error included.
@@ -121,10 +121,10 @@ fn wait(mut child: Child, limit: Duration) -> Result<End> {
 }
 
 /// The last lines of a log, indented.
-fn tail(log: &Path) -> String {
+pub(crate) fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    let kept = &lines[lines.len().saturating_sub(15)..];
+    let all: Vec<_> = text.lines().collect();
+    let kept = &all[all.len().saturating_sub(lines)..];
     kept.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }

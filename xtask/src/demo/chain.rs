@@ -1,19 +1,18 @@
 //! The chain of processes behind one mount, as strace sees it.
 
-use crate::paths;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The calls that tell the story: programs started, and what mounts.
 const CALLS: &str = "trace=execve,mount,fsopen,fsmount,move_mount";
 
-/// Runs the command once more under strace, so that it stays mounted, and prints the chain.
-pub(super) fn show(command: &Command) -> Result<()> {
-    let log = paths::logs().join("strace.log");
+/// Runs the command once more under strace, which leaves it mounted, and prints the chain.
+pub(super) fn show(command: &Command, log: &Path) -> Result<()> {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-e", "signal=none", "-e", CALLS, "-s", "4096", "-o"]).arg(&log);
+    strace.args(["-f", "-qq", "-e", "signal=none", "-e", CALLS, "-s", "4096", "-o"]).arg(log);
     strace.arg("--").arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         strace.env(name, value.unwrap_or_default());
@@ -21,7 +20,7 @@ pub(super) fn show(command: &Command) -> Result<()> {
     let status = strace.status().context("cannot run strace")?;
     ensure!(status.success(), "strace of the mount: {status}");
     println!("  processes, and the system calls that mount:");
-    let text = fs::read_to_string(&log)?;
+    let text = fs::read_to_string(log)?;
     text.lines().filter(|line| line.ends_with(" = 0")).for_each(print_call);
     Ok(())
 }

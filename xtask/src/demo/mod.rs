@@ -42,7 +42,7 @@ fn show(mut mount: Command, tree: &Tree) -> Result<()> {
     mount.args(tree.arguments()?);
     println!("  $ {}", chain::readable(command_line(&mount)));
     let times = (0..20).map(|_| once(&mut mount, tree)).collect::<Result<Vec<_>>>()?;
-    chain::show(&mount)?;
+    chain::show(&mount, &tree.log)?;
     println!("  mountinfo: {}", stage::mountinfo(&tree.target)?);
     tree.show_reading()?;
     tree.show_writing()?;

@@ -12,6 +12,8 @@ use std::process::Command;
 
 pub(super) struct Tree {
     pub(super) target: PathBuf,
+    /// Where strace writes.
+    pub(super) log: PathBuf,
     layers: [PathBuf; 2],
     upper: PathBuf,
     work: PathBuf,
@@ -34,7 +36,13 @@ impl Tree {
         println!("  {}: {bottom}", layers[1].display());
         println!("  {}: motd", layers[0].display());
         let (upper, work) = (stage.dir("snapshots/3/fs")?, stage.dir("snapshots/3/work")?);
-        Ok(Self { target: stage.dir("merged")?, layers, upper, work })
+        Ok(Self {
+            target: stage.dir("merged")?,
+            log: stage.path("strace.log"),
+            layers,
+            upper,
+            work,
+        })
     }
 
     /// What containerd gives to `mount.fuse3`: one `-o` for each option of the slice.

@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use super::tiers::{Tier, When};
 use crate::sandbox::Sandbox;
-use crate::ui;
+use crate::{cmd, paths, ui};
 use std::collections::BTreeMap;
 
 /// `--list`.
@@ -68,6 +68,7 @@ fn say_reasons(results: &[(&Tier, Outcome)], missing: &[(&str, String)]) {
         }
         if let Some(trouble) = &outcome.trouble {
             println!("  FAILED: {}: {trouble}", tier.name);
+            println!("{}", cmd::tail(&paths::logs().join(format!("test-{}.log", tier.name)), 60));
         }
     }
 }
