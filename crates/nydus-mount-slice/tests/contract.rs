@@ -156,28 +156,41 @@ fn no_extra_option() {
 /// Which value comes back where the readers disagree.
 #[test]
 fn values_read() {
-    let twice = [format!("extraoption={}", with("/s", "/1")), format!("extraoption={}", b64(GOOD))];
-    let rows: [(Result<Decoded<ExtraOption>, _>, &str, &[Finding]); 3] = [
-        (ExtraOption::from_options(&twice), "/s", &[several(2)]),
-        (ExtraOption::from_base64(with("{", r#"{"Source":"/first","#)), "/s", &[]),
+    let several = vec![Finding::Refuses(Reader::Rust, Reason::Several(2))];
+    let differs = vec![Finding::Differs("source")];
+    let no_version = vec![Finding::Refuses(Reader::Rust, Reason::Missing("fs_version"))];
+    let no_source = vec![Finding::Refuses(Reader::Rust, Reason::Missing("source"))];
+    for (values, source, findings) in [
+        (vec![with("/s", "/first"), with("/s", "/last")], "/last", several),
+        (vec![with("{", r#"{"Source":"/first","#)], "/s", vec![]),
+        (vec![with("\"}", r#"","SOURCE":"/last"}"#)], "/s", differs),
+        (vec![with(",\"fs_version\":\"v6\"", "")], "/s", no_version),
         (
-            ExtraOption::from_base64(with("\"}", r#"","SOURCE":"/last"}"#)),
-            "/s",
-            &[Finding::Differs("source")],
+            vec![with("source\":\"/s", r#"Source":"\ud800\ud83d\ude00"#)],
+            "\u{fffd}\u{1f600}",
+            no_source,
         ),
-    ];
-    for (decoded, source, findings) in rows {
-        let decoded = decoded.expect(source);
-        assert_eq!((decoded.value.source.as_str(), &*decoded.findings), (source, findings));
+    ] {
+        let options: Vec<_> = values.iter().map(|v| format!("extraoption={v}")).collect();
+        let decoded = ExtraOption::from_options(&options).expect(source);
+        assert_eq!((decoded.value.source.as_str(), decoded.findings), (source, findings));
     }
-    let bare = ExtraOption::from_base64(with(",\"fs_version\":\"v6\"", "")).expect("go takes it");
-    assert_eq!(bare.value.fs_version, None);
-    let lossy = ExtraOption::from_base64(with("source\":\"/s", "Source\":\"\\ud800\\ud83d\\ude00"));
-    assert_eq!(lossy.expect("go takes it").value.source, "\u{fffd}\u{1f600}");
 }
 
-fn several(n: usize) -> Finding {
-    Finding::Refuses(Reader::Rust, Reason::Several(n))
+/// The version is kept where a reader does not care for it.
+#[test]
+fn versions_read() {
+    for (value, version) in [
+        (b64(GOOD), Some(FsVersion::V6)),
+        (with("v6", "v5"), Some(FsVersion::V5)),
+        (with("source", "Source"), Some(FsVersion::V6)),
+        (with("v6", "rafsv6"), None),
+        (with("\"v6\"", "6"), None),
+        (with(",\"fs_version\":\"v6\"", ""), None),
+    ] {
+        let decoded = ExtraOption::from_base64(&value).expect(&value);
+        assert_eq!(decoded.value.fs_version, version, "{value}");
+    }
 }
 
 #[test]
