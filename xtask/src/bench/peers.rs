@@ -66,7 +66,7 @@ pub(super) fn all(stage: &Stage, floor: &Path) -> Result<Vec<Peer>> {
         Peer::behind("fuse3-ours", "mount.fuse3 → nydus-overlayfs", stage, &ours)?,
     ];
     if floor.exists() {
-        peers.insert(0, Peer::direct("floor", "floor (one mount(2))", floor.to_owned()));
+        peers.insert(0, Peer::direct("floor", "floor, one mount(2)", floor.to_owned()));
     }
     match stage::go_helper() {
         Some(go) => {

@@ -42,7 +42,7 @@ fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::
     let label = |row: &SegmentValue<usize>| {
         let SegmentValue::CenterOf(index) = row else { return String::new() };
         let row = rows.iter().rev().nth(*index);
-        row.map_or_else(String::new, |row| format!("{}, {:.0} µs", row.label, row.time.median_us))
+        row.map_or_else(String::new, |row| format!("{}: {:.0} µs", row.label, row.time.median_us))
     };
     chart
         .configure_mesh()
