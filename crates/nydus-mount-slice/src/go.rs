@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
-use serde_json::value::{RawValue, Value};
+use serde_json::value::{Map, RawValue, Value};
 
 use crate::Reason;
 
@@ -57,39 +57,49 @@ fn members(fields: Fields, mut target: Value, raw: &RawValue) -> Result<Value, R
 
 /// The field's new value, given the old one; null where a Go pointer, map or slice is nil.
 fn field(name: &'static str, shape: &Shape, old: Value, raw: &RawValue) -> Result<Value, Reason> {
-    let wrong = |expected| Reason::FieldType(name, expected);
-    let text = |raw: &RawValue| match raw.get() {
-        "null" => Ok(String::new()),
-        text => serde_json::from_str(text).map_err(|_| wrong("text")),
-    };
     match (shape, raw.get()) {
-        (Shape::Unread, _) => Ok(text(raw).unwrap_or_default().into()),
+        (Shape::Unread, _) => Ok(text_of(name, raw).unwrap_or_default().into()),
         (Shape::Text | Shape::Number, "null") => Ok(old),
         (_, "null") => Ok(Value::Null),
-        (Shape::Text, _) => Ok(text(raw)?.into()),
-        (Shape::Number, digits) => {
-            Ok(digits.parse::<u64>().map_err(|_| wrong("an unsigned integer"))?.into())
+        (Shape::Text, _) => text_of(name, raw).map(Value::from),
+        (Shape::Number, digits) => match digits.parse::<u64>() {
+            Ok(number) => Ok(number.into()),
+            Err(_) => Err(Reason::FieldType(name, "an unsigned integer")),
+        },
+        (Shape::Texts, _) => texts(name, &old, raw),
+        (Shape::TextMap, _) => text_map(name, old, raw),
+        (Shape::Struct(fields), json) if json.starts_with('{') => {
+            members(fields, if old.is_null() { blank(fields) } else { old }, raw)
         }
-        (Shape::Texts, list) => {
-            let list: Vec<&RawValue> = serde_json::from_str(list).map_err(|_| wrong("a list"))?;
-            let element = |(at, raw): (usize, &RawValue)| match (raw.get(), old.get(at)) {
-                ("null", Some(old)) => Ok(old.clone()),
-                _ => text(raw).map(Value::from),
-            };
-            list.into_iter().enumerate().map(element).collect()
-        }
-        (Shape::TextMap, _) => {
-            let mut map = if let Value::Object(map) = old { map } else { Default::default() };
-            for (key, raw) in Object::parse(raw.get()).map_err(|_| wrong("an object"))?.0 {
-                map.insert(key, text(raw)?.into());
-            }
-            Ok(map.into())
-        }
-        (Shape::Struct(fields), _) => {
-            let old = if old.is_null() { blank(fields) } else { old };
-            members(fields, old, raw)
-        }
+        (Shape::Struct(_), _) => Err(Reason::FieldType(name, "an object")),
     }
+}
+
+fn text_of(name: &'static str, raw: &RawValue) -> Result<String, Reason> {
+    let text: Option<String> =
+        serde_json::from_str(raw.get()).map_err(|_| Reason::FieldType(name, "text"))?;
+    Ok(text.unwrap_or_default())
+}
+
+/// A `null` keeps the element that an earlier list of the same name had there.
+fn texts(name: &'static str, old: &Value, raw: &RawValue) -> Result<Value, Reason> {
+    let list: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|_| Reason::FieldType(name, "a list"))?;
+    let element = |(at, raw): (usize, &RawValue)| match (raw.get(), old.get(at)) {
+        ("null", Some(old)) => Ok(old.clone()),
+        _ => text_of(name, raw).map(Value::from),
+    };
+    list.into_iter().enumerate().map(element).collect()
+}
+
+/// A map is added to the one that is there.
+fn text_map(name: &'static str, old: Value, raw: &RawValue) -> Result<Value, Reason> {
+    let mut map = if let Value::Object(map) = old { map } else { Map::new() };
+    let object = Object::parse(raw.get()).map_err(|_| Reason::FieldType(name, "an object"))?;
+    for (key, raw) in object.0 {
+        map.insert(key, text_of(name, raw)?.into());
+    }
+    Ok(map.into())
 }
 
 /// An object's members in order, double keys kept.

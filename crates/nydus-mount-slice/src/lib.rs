@@ -12,6 +12,21 @@
 //!   as a finding.
 //! - Configuration and metadata are [`Secret`]: no `Debug`, `Display` or error shows them.
 //!
+//! ```
+//! use nydus_mount_slice::{ExtraOption, FsVersion, Mount};
+//!
+//! let extra = ExtraOption {
+//!     source: "/snapshots/9/fs/image/image.boot".into(),
+//!     config: r#"{"device":{}}"#.into(),
+//!     snapshotdir: "/snapshots/12".into(),
+//!     fs_version: Some(FsVersion::V6),
+//! };
+//! let mount = Mount::nydus(vec!["lowerdir=/snapshots/9/mnt".into()], &extra)?;
+//! let decoded = ExtraOption::from_options(&mount.options)?;
+//! assert_eq!((decoded.value, decoded.findings), (extra, vec![]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! It does no I/O, does not look into `nydusd`'s configuration and does not check that paths
 //! exist. The rules are those of Kata Containers 4.1; `docs/contract.md` states them.
 

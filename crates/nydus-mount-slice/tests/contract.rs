@@ -78,6 +78,7 @@ fn extra_rows() -> Vec<(Vec<String>, Verdict, Verdict)> {
         one(with("\"/s", " \"/?~"), Ok(()), Ok(())),
         one(with("\"/s", " \"/?~").replace('+', "-"), Err(Base64Symbol(19)), Err(Base64Symbol(19))),
         one(format!("{good}A"), Err(Base64Padding), Err(Base64Padding)),
+        one(format!("{good} "), Err(Base64Symbol(88)), Err(Base64Symbol(88))),
         one(trailing_bits(), Ok(()), Err(Base64TrailingBits)),
         // The document.
         one(b64(format!(" \t\r\n{GOOD}\n ")), Ok(()), Ok(())),
@@ -120,6 +121,8 @@ fn extra_rows() -> Vec<(Vec<String>, Verdict, Verdict)> {
     let latin =
         [br#"{"config":"c","snapshotdir":"/d","fs_version":"v5","source":""#, &b"\xe4\"}"[..]];
     rows.push(one(b64(latin.concat()), Ok(()), Err(Utf8)));
+    let unread = [&br#"{"x":"\ud800"#[..], b"\xe4\",", &GOOD.as_bytes()[1..]].concat();
+    rows.push(one(b64(unread), Ok(()), Ok(())));
     let deep = format!("{{\"x\":{}{},", "[".repeat(1000), "]".repeat(1000));
     rows.push(one(with("{", &deep), Ok(()), Ok(())));
     rows
@@ -244,6 +247,11 @@ fn volume_rows() -> Vec<(&'static str, Verdict, Verdict)> {
             Err(SHAPE),
         ),
         (r#"{"volume_type":"other","image_pull":{"metadata":{"a":"b","a":"c"}}}"#, Ok(()), Ok(())),
+        (
+            r#"{"volume_type":"other","image_pull":[]}"#,
+            Err(FieldType("image_pull", "an object")),
+            Ok(()),
+        ),
         // Nydus.
         (
             r#"{"volume_type":"image_nydus_fs","source":"/b","fs_type":"v6"}"#,
