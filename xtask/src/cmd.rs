@@ -3,7 +3,7 @@
 use crate::paths;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Cmd {
             End::Exited(status) => status.to_string(),
             End::TimedOut => format!("killed after {} s", self.limit.as_secs()),
         };
-        bail!("{}: {what}\n{}", self.words(), tail(&self.log, 15))
+        bail!("{}: {}", self.words(), self.with_log(&what))
     }
 
     /// Runs it; its output, standard error included.
@@ -99,10 +99,20 @@ impl Cmd {
         Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
     }
 
+    /// What went wrong, with the place and the end of the log.
+    pub(crate) fn with_log(&self, what: &str) -> String {
+        format!("{what}, see {}\n{}", self.log.display(), tail(&self.log))
+    }
+
     fn words(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn wait(mut child: Child, limit: Duration) -> Result<End> {
@@ -121,10 +131,10 @@ fn wait(mut child: Child, limit: Duration) -> Result<End> {
 }
 
 /// The last lines of a log, indented.
-pub(crate) fn tail(log: &Path, lines: usize) -> String {
+fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let all: Vec<_> = text.lines().collect();
-    let kept = &all[all.len().saturating_sub(lines)..];
+    let kept = &all[all.len().saturating_sub(40)..];
     kept.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }

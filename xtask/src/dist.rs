@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: the release binaries, in target/dist.
 
-use crate::cmd::Cmd;
+use crate::cmd::{self, Cmd};
 use crate::{paths, ui};
 use anyhow::{Context, Result};
 use std::fs;
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn build(binary: &Binary, commit: &str) -> Result<()> {
-    let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, env!("CARGO"));
+    let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
     cargo.args(["build", "--release", "--locked", "--package", binary.package]);
     cargo.args(["--features", binary.features]).env("NYDUS_COMMIT", commit);
     let mut target_dir = cargo_target()?;

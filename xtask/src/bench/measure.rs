@@ -1,5 +1,6 @@
 //! Time from spawn to exit, and peak memory.
 
+use crate::stage::umount;
 use anyhow::{Context, Result, ensure};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -10,10 +11,13 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::stage::umount;
-
 /// Mounts by one program before the next has its turn: other work on the machine hits all alike.
 const BLOCK: usize = 5;
+
+/// How often [`times`] will call `tick`.
+pub(super) fn turns(commands: &[Command], count: usize) -> u64 {
+    (count.div_ceil(BLOCK) * commands.len()) as u64
+}
 
 /// Runs each command `count` times, in turn, unmounting after each; their times.
 pub(super) fn times(

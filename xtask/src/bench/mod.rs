@@ -142,8 +142,8 @@ fn measure(
 ) -> Result<Vec<Vec<Duration>>> {
     measure::times(&mut commands, 5, &tree.target, &|| {})?; // warm up; each of them works
     println!("  measuring {what}: {} programs, {count} mounts each", commands.len());
-    let bar = ProgressBar::new_spinner();
-    let times = measure::times(&mut commands, count, &tree.target, &|| bar.tick());
+    let bar = ProgressBar::new(measure::turns(&commands, count));
+    let times = measure::times(&mut commands, count, &tree.target, &|| bar.inc(1));
     bar.finish_and_clear();
     times
 }

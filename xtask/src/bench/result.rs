@@ -71,23 +71,15 @@ pub(super) struct Requirement {
     pub(super) met: bool,
 }
 
+type What = (&'static str, &'static str);
+
 impl Requirement {
-    pub(super) fn at_most(
-        what: &'static str,
-        unit: &'static str,
-        limit: f64,
-        measured: Option<f64>,
-    ) -> Self {
+    pub(super) fn at_most((what, unit): What, limit: f64, measured: Option<f64>) -> Self {
         let met = measured.is_some_and(|measured| measured <= limit);
         Self { what, unit, limit, measured, met }
     }
 
-    pub(super) fn at_least(
-        what: &'static str,
-        unit: &'static str,
-        limit: f64,
-        measured: Option<f64>,
-    ) -> Self {
+    pub(super) fn at_least((what, unit): What, limit: f64, measured: Option<f64>) -> Self {
         let met = measured.is_some_and(|measured| measured >= limit);
         Self { what, unit, limit, measured, met }
     }
@@ -104,24 +96,21 @@ impl Results {
 
     /// Judges what was measured by the project's limits.
     pub(super) fn judge(&mut self) {
-        let median = |key| self.program(key).map(|program| program.time.median_us);
-        let memory = |key| self.program(key)?.peak_memory_kib.map(|kib| kib as f64);
-        let at_500 = |key| self.point(key, 500).map(|point| point.time.median_us);
         let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
-        let more = Some(memory("ours")).zip(Some(memory("floor"))).and_then(|(a, b)| Some(a? - b?));
-        let size = self.program("ours").and_then(|ours| ours.size_bytes);
+        let median = |key| Some(self.program(key)?.time.median_us);
+        let at_500 = |key| Some(self.point(key, 500)?.time.median_us);
+        let memory = |key| Some(self.program(key)?.peak_memory_kib? as f64);
+        let more = memory("ours").zip(memory("floor")).map(|(ours, floor)| ours - floor);
+        let size = self.program("ours").and_then(|ours| Some(ours.size_bytes? as f64 / 1024.0));
         let (ours, floor, go) = (median("ours"), median("floor"), median("go"));
+        let many = ratio(at_500("ours"), at_500("floor"));
+        let way = "time, 500 layers by lowerdir+, to the floor";
         self.requirements = vec![
-            Requirement::at_most("time, 2 layers, to the floor", "x", 1.15, ratio(ours, floor)),
-            Requirement::at_least("faster than the Go helper", "x", 3.7, ratio(go, ours)),
-            Requirement::at_most(
-                "time, 500 layers by lowerdir+, to the floor",
-                "x",
-                1.3,
-                ratio(at_500("ours"), at_500("floor")),
-            ),
-            Requirement::at_most("peak memory over the floor's", "KiB", 512.0, more),
-            Requirement::at_most("binary", "KiB", 128.0, size.map(|size| size as f64 / 1024.0)),
+            Requirement::at_most(("time, 2 layers, to the floor", "x"), 1.15, ratio(ours, floor)),
+            Requirement::at_least(("faster than the Go helper", "x"), 3.7, ratio(go, ours)),
+            Requirement::at_most((way, "x"), 1.3, many),
+            Requirement::at_most(("peak memory over the floor's", "KiB"), 512.0, more),
+            Requirement::at_most(("binary", "KiB"), 128.0, size),
         ];
     }
 }
@@ -138,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_not_measured_is_not_met() {
-        assert!(!Requirement::at_most("", "", 1.0, None).met);
-        assert!(!Requirement::at_least("", "", 1.0, None).met);
+        assert!(!Requirement::at_most(("", ""), 1.0, None).met);
+        assert!(!Requirement::at_least(("", ""), 1.0, None).met);
     }
 }

@@ -1,27 +1,29 @@
 //! Fuzzing guided by coverage: needs the nightly toolchain, so it belongs to `--full`.
 
 use super::outcome::Outcome;
-use crate::cmd::{Cmd, End};
-use crate::paths;
+use crate::cmd::{self, Cmd, End};
 use crate::sandbox::Sandbox;
+use crate::{apt, paths};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Seconds for each target, unless `NYDUS_FUZZ_SECONDS` says otherwise.
 const SECONDS: u64 = 1800;
 
+const NIGHTLY: [&str; 3] = ["run", "nightly", "cargo"];
+
 /// Runs every target for its time. A target is one test.
 pub(super) fn run(sandbox: Sandbox) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let nightly = Cmd::new("fuzz-nightly", 60, "cargo").args(["+nightly", "--version"]).run();
-    if nightly.is_err() {
+    if Cmd::new("fuzz-nightly", 60, "rustup").args(NIGHTLY).arg("--version").run().is_err() {
         outcome.not_run.push("no nightly toolchain (rustup toolchain install nightly)".to_owned());
         return Ok(outcome);
     }
-    let cargo_fuzz = cargo_fuzz()?;
+    apt::need("g++", "g++")?; // libFuzzer is C++
+    let tool = install()?;
     for target in targets()? {
-        match fuzz(sandbox, &cargo_fuzz, &target)? {
+        match fuzz(sandbox, &tool, &target)? {
             None => outcome.passed += 1,
             Some(trouble) => {
                 outcome.failed += 1;
@@ -32,30 +34,32 @@ pub(super) fn run(sandbox: Sandbox) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn fuzz(sandbox: Sandbox, cargo_fuzz: &PathBuf, target: &str) -> Result<Option<String>> {
+fn fuzz(sandbox: Sandbox, tool: &Path, target: &str) -> Result<Option<String>> {
     let seconds = std::env::var("NYDUS_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let seconds: u64 = seconds.unwrap_or(SECONDS);
-    let mut cmd = sandbox.cmd(&format!("fuzz-{target}"), seconds + 900, cargo_fuzz);
-    cmd.args(["fuzz", "run", target]).env("RUSTUP_TOOLCHAIN", "nightly");
-    cmd.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10"]);
-    let ended = cmd.end()?;
-    let log = cmd.log().display();
-    Ok(match ended {
-        End::Exited(status) if status.success() => None,
-        End::Exited(status) => Some(format!("{target}: {status}, see {log}")),
-        End::TimedOut => Some(format!("{target}: killed, it did not stop by itself, see {log}")),
-    })
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut cmd = sandbox.cmd(&format!("fuzz-{target}"), seconds + 900, "rustup");
+    // The variable names the cargo that runs us, which is not the nightly one.
+    cmd.env("PATH", format!("{}:{path}", tool.display())).env("CARGO", "cargo");
+    cmd.args(NIGHTLY).args(["fuzz", "run", target, "--"]);
+    cmd.args([&format!("-max_total_time={seconds}"), "-timeout=10"]);
+    let why = match cmd.end()? {
+        End::Exited(status) if status.success() => return Ok(None),
+        End::Exited(status) => status.to_string(),
+        End::TimedOut => "killed: it did not stop by itself".to_owned(),
+    };
+    Ok(Some(format!("{target}: {}", cmd.with_log(&why))))
 }
 
-/// The tool itself, built once into target/tools.
-fn cargo_fuzz() -> Result<PathBuf> {
+/// Builds cargo-fuzz, once; the directory that it is in.
+fn install() -> Result<PathBuf> {
     let place = paths::tools().join("cargo-fuzz");
-    let program = place.join("bin/cargo-fuzz");
-    if !program.exists() {
-        let mut cargo = Cmd::new("fuzz-install", 1200, "cargo");
+    let bin = place.join("bin");
+    if !bin.join("cargo-fuzz").exists() {
+        let mut cargo = Cmd::new("fuzz-install", 1200, cmd::cargo());
         cargo.args(["install", "--locked", "cargo-fuzz", "--root"]).arg(&place).run()?;
     }
-    Ok(program)
+    Ok(bin)
 }
 
 fn targets() -> Result<Vec<String>> {

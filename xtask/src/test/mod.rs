@@ -5,7 +5,7 @@ mod outcome;
 mod report;
 mod tiers;
 
-use crate::cmd::{Cmd, End};
+use crate::cmd::{self, Cmd, End};
 use crate::sandbox::Sandbox;
 use crate::{dist, paths, tools, ui};
 use anyhow::Result;
@@ -49,7 +49,7 @@ fn prepare(chosen: &[Tier]) -> Result<Vec<(&'static str, String)>> {
     if end_to_end {
         dist::run()?;
     }
-    let mut cargo = Cmd::new("build-tests", 1800, env!("CARGO"));
+    let mut cargo = Cmd::new("build-tests", 1800, cmd::cargo());
     cargo.args(["test", "--workspace", "--no-run", "--locked"]);
     ui::step("build tests", || cargo.run())?;
     Ok(missing)
@@ -79,7 +79,7 @@ fn no_sandbox() -> Outcome {
 }
 
 fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, full: bool) -> Result<Outcome> {
-    let mut cmd = sandbox.cmd(&format!("test-{}", tier.name), tier.limit, env!("CARGO"));
+    let mut cmd = sandbox.cmd(&format!("test-{}", tier.name), tier.limit, cmd::cargo());
     cmd.args(["test", "--locked", "--no-fail-fast"]).args(args).args(["--", "--nocapture"]);
     cmd.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
     cmd.env("LD_LIBRARY_PATH", tools::library_path());
@@ -95,6 +95,6 @@ fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, full: bool) -> Resul
         End::Exited(_) if nothing => Some("ran no test".to_owned()),
         End::Exited(_) => None,
     };
-    outcome.trouble = outcome.trouble.map(|why| format!("{why}, see {}", cmd.log().display()));
+    outcome.trouble = outcome.trouble.map(|why| cmd.with_log(&why));
     Ok(outcome)
 }

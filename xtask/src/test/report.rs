@@ -3,7 +3,7 @@
 use super::outcome::Outcome;
 use super::tiers::{Tier, When};
 use crate::sandbox::Sandbox;
-use crate::{cmd, paths, ui};
+use crate::ui;
 use std::collections::BTreeMap;
 
 /// `--list`.
@@ -68,7 +68,6 @@ fn say_reasons(results: &[(&Tier, Outcome)], missing: &[(&str, String)]) {
         }
         if let Some(trouble) = &outcome.trouble {
             println!("  FAILED: {}: {trouble}", tier.name);
-            println!("{}", cmd::tail(&paths::logs().join(format!("test-{}.log", tier.name)), 60));
         }
     }
 }
