@@ -92,24 +92,22 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
     apt("install").args(["--no-install-recommends", package]).run()
 }
 
-/// The host's own mirrors of Debian, the likeliest first, then the public one.
-///
-/// The list also names other people's archives that have a suite of the same name; Debian's has
-/// `-updates` beside it. A wrong one does not answer, or fails the signature check.
+/// The host's own mirrors of Debian, then the public one.
 fn mirrors() -> Vec<String> {
     let uris = Cmd::new("apt-uris", 60, "apt-get").args(["update", "--print-uris"]).output();
-    let uris = uris.unwrap_or_default();
-    let known: BTreeSet<_> = uris.lines().filter_map(base_and_suite).collect();
-    let has_updates =
-        |base: &str, suite: &str| known.contains(&(base, &format!("{suite}-updates")));
-    let mut mirrors: Vec<_> = known
-        .iter()
-        .filter(|(base, suite)| has_updates(base, suite))
-        .map(|(base, _)| (*base).to_owned())
-        .collect();
+    let mut mirrors = debian_mirrors(&uris.unwrap_or_default());
     mirrors.push(PUBLIC_MIRROR.to_owned());
     mirrors.dedup();
     mirrors
+}
+
+/// Other people's archives have suites of the same names; Debian's has `-updates` beside them. A
+/// wrong one would do no harm: it fails the signature check.
+fn debian_mirrors(uris: &str) -> Vec<String> {
+    let known: BTreeSet<_> = uris.lines().filter_map(base_and_suite).collect();
+    let has_updates =
+        |(base, suite): &&(&str, &str)| known.contains(&(*base, &*format!("{suite}-updates")));
+    known.iter().filter(has_updates).map(|(base, _)| (*base).to_owned()).collect()
 }
 
 /// `'BASE/dists/SUITE/InRelease' …`
@@ -117,4 +115,21 @@ fn base_and_suite(line: &str) -> Option<(&str, &str)> {
     let uri = line.strip_prefix('\'')?.split('\'').next()?;
     let (base, rest) = uri.split_once("/dists/")?;
     Some((base, rest.strip_suffix("/InRelease")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_those_with_updates() {
+        let uris = "\
+'https://download.example.com/linux/debian/dists/bookworm/InRelease' a_InRelease 0
+'http://mirror.example.org/debian/dists/bookworm/InRelease' b_InRelease 0
+'http://mirror.example.org/debian/dists/bookworm-updates/InRelease' c_InRelease 0
+'http://mirror.example.org/debian/dists/bookworm/main/binary-amd64/Packages.xz' d 0
+'http://mirror.example.org/debian-security/dists/bookworm-security/InRelease' e_InRelease 0
+";
+        assert_eq!(debian_mirrors(uris), ["http://mirror.example.org/debian"]);
+    }
 }

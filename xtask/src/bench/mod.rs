@@ -97,13 +97,14 @@ fn measure_programs(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Pro
     let (floor, go) = (median("floor"), median("go"));
     let program = |(peer, time): (&Peer, &Spread)| {
         let file = peer.file.as_deref();
+        let ratio = |other: f64| (time.median_us / other * 1000.0).round() / 1000.0;
         let memory = file.map(|_| measure::peak_memory(&mut command(peer), &tree.target));
         Ok(Program {
             key: peer.key,
             label: peer.label,
             time: *time,
-            ratio_to_floor: floor.map(|floor| time.median_us / floor),
-            ratio_to_go: go.map(|go| time.median_us / go),
+            ratio_to_floor: floor.map(ratio),
+            ratio_to_go: go.map(ratio),
             peak_memory_kib: memory.transpose()?,
             size_bytes: file
                 .map(|file| Ok::<_, anyhow::Error>(fs::metadata(file)?.len()))

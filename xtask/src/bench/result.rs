@@ -54,7 +54,7 @@ impl Spread {
         times.sort();
         let at = |share: f64| {
             let index = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
-            times.get(index).map_or(f64::NAN, |time| time.as_nanos() as f64 / 1000.0)
+            times.get(index).map_or(f64::NAN, |time| (time.as_nanos() / 100) as f64 / 10.0)
         };
         Self { mounts: times.len(), median_us: at(0.5), p99_us: at(0.99) }
     }
