@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::LAYERS_MAX;
-use crate::buf::{CBuf, Line, PathBuf};
+use crate::buf::{Line, PathBuf};
 use crate::layers::{BadList, check, layers, unescape};
 use crate::options::{OptionStrings, Options, value_of};
 use crate::words::key_value;
@@ -86,59 +86,41 @@ impl Directory<'_> {
 impl Problem<'_> {
     /// Says in `line` what is wrong, and with which directory.
     pub fn describe(&self, line: &mut Line) {
-        match self {
-            Self::BadList(BadList::LeadingColon) => {
-                line.text("lowerdir: a colon stands before the first layer");
+        let mut about = |directory: &Directory<'_>, text| {
+            directory.describe(line);
+            line.text(text);
+        };
+        let text = match self {
+            Self::Unreachable(directory, _) => return directory.describe(line),
+            Self::NotDirectory(directory) => return about(directory, " is not a directory"),
+            Self::ReadOnlyUpper(directory) => {
+                return about(directory, " is on a read-only file system");
             }
-            Self::BadList(BadList::TrailingColon) => {
-                line.text("lowerdir: a colon stands after the last layer");
-            }
-            Self::BadList(BadList::ManyColons) => {
-                line.text("lowerdir: only ':' or '::' can stand between layers");
-            }
-            Self::BadList(BadList::LowerAfterData) => {
-                line.text("lowerdir: a lower layer cannot follow a data-only layer");
+            Self::Volatile(directory) => return about(directory, VOLATILE),
+            Self::Overlap(one, other) => {
+                about(one, " overlaps with ");
+                return other.describe(line);
             }
             Self::TooMany(count) => {
                 line.number(*count).text(" lower layers, overlayfs takes at most ");
                 line.number(LAYERS_MAX);
+                return;
             }
-            Self::Unreachable(directory, _) => directory.describe(line),
-            Self::NotDirectory(directory) => {
-                directory.describe(line);
-                line.text(" is not a directory");
-            }
-            Self::OneLower => {
-                line.text("one lower layer without upperdir, at least 2 layers are needed");
-            }
-            Self::NoWork => {
-                line.text("upperdir needs a workdir");
-            }
-            Self::Nested => {
-                line.text("upperdir and workdir must not be the same or inside each other");
-            }
-            Self::TwoMounts => {
-                line.text("upperdir and workdir must be on the same mount");
-            }
-            Self::ReadOnlyUpper(directory) => {
-                directory.describe(line);
-                line.text(" is on a read-only file system");
-            }
-            Self::Volatile(directory) => {
-                directory.describe(line);
-                line.text(" was in use by a volatile mount that was not unmounted cleanly: ");
-                line.text(
-                    "remove its work/incompat/volatile once the upperdir is known to be good",
-                );
-            }
-            Self::Overlap(one, other) => {
-                one.describe(line);
-                line.text(" overlaps with ");
-                other.describe(line);
-            }
-        }
+            Self::BadList(BadList::LeadingColon) => "lowerdir: a colon before the first layer",
+            Self::BadList(BadList::TrailingColon) => "lowerdir: a colon after the last layer",
+            Self::BadList(BadList::ManyColons) => "lowerdir: only ':' or '::' separates layers",
+            Self::BadList(BadList::LowerAfterData) => "lowerdir: a layer after data-only ones",
+            Self::OneLower => "one lower layer without upperdir, at least 2 layers are needed",
+            Self::NoWork => "upperdir needs a workdir",
+            Self::Nested => "upperdir and workdir must not be the same or inside each other",
+            Self::TwoMounts => "upperdir and workdir must be on the same mount",
+        };
+        line.text(text);
     }
 }
+
+const VOLATILE: &str = " was in use by a volatile mount that was not unmounted cleanly: \
+     remove its work/incompat/volatile once the upperdir is known to be good";
 
 /// All directories that count, lower layers first.
 pub fn directories<'a, O: OptionStrings<'a>>(
@@ -247,16 +229,8 @@ fn upper_and_work<'a, O: OptionStrings<'a>>(
     {
         found(Problem::Nested);
     }
-    let mark = CBuf::<32>::of(b"work/incompat/volatile");
-    let mark = mark.map(|mark| {
-        rustix::fs::accessat(
-            &work_fd,
-            mark.as_c_str(),
-            rustix::fs::Access::EXISTS,
-            AtFlags::empty(),
-        )
-    });
-    if mark.is_some_and(|mark| mark.is_ok()) {
+    let mark = c"work/incompat/volatile";
+    if rustix::fs::statat(&work_fd, mark, AtFlags::empty()).is_ok() {
         found(Problem::Volatile(work));
     }
 }
