@@ -24,6 +24,7 @@ unsafe fn start(argc: usize, argv: *const *mut c_char) -> u8 {
     }
     // SAFETY: this program never closes its standard descriptors; where one is closed already,
     // the first thing that `run` does is to fill it.
+    #[allow(unused_unsafe, reason = "safe with rustix's feature std, which others here turn on")]
     let standard = unsafe { Standard { input: stdin(), output: stdout(), error: stderr() } };
     // SAFETY: index < argc, and from here on the strings are only read.
     let arguments = (1..argc).map(|index| unsafe { CStr::from_ptr(*argv.add(index)) });
