@@ -1,0 +1,24 @@
+//! Where the programs are that the tests run.
+
+use std::path::PathBuf;
+
+/// One of our release binaries.
+///
+/// # Panics
+/// It was not built: the tests are run by `cargo xtask test`, which builds it.
+pub fn ours(name: &str) -> PathBuf {
+    let path = directory("NYDUS_DIST", "target/dist").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo xtask test`", path.display());
+    path
+}
+
+/// A program of others, by its path below the folder of unpacked packages; `None` if that was
+/// not to be had.
+pub fn tool(path: &str) -> Option<PathBuf> {
+    Some(directory("NYDUS_TOOLS", "target/tools").join(path)).filter(|path| path.exists())
+}
+
+fn directory(variable: &str, default: &str) -> PathBuf {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
+    std::env::var_os(variable).map_or_else(|| PathBuf::from(root).join(default), PathBuf::from)
+}
