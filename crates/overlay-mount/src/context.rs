@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use crate::FSCONFIG_VALUE_MAX;
 use crate::buf::{CBuf, PathBuf};
-use crate::layers::{layers, unescape};
+use crate::layers::{check, layers, unescape};
 use crate::options::{OptionStrings, Options};
 use crate::sys::Kernel;
 use crate::table::{Effect, effect, ms};
@@ -68,10 +68,13 @@ fn set_word<K: Kernel>(
         return kernel.set_string(context, name.as_c_str(), text.as_c_str());
     }
     match key {
-        b"lowerdir" => layers(value).try_for_each(|layer| {
-            let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };
-            set_path(kernel, context, key, unescape(layer.raw))
-        }),
+        b"lowerdir" => {
+            check(value).map_err(|_| Errno::INVAL)?;
+            layers(value).try_for_each(|layer| {
+                let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };
+                set_path(kernel, context, key, unescape(layer.raw))
+            })
+        }
         b"upperdir" | b"workdir" => set_path(kernel, context, name.as_c_str(), unescape(value)),
         b"lowerdir+" | b"datadir+" => {
             set_path(kernel, context, name.as_c_str(), PathBuf::of(value))

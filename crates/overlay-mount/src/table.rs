@@ -137,7 +137,7 @@ pub const TABLE: &[Entry] = &[
     bare("rbind", Refuse(NOT_A_MOUNT)),
     bare("move", Refuse(NOT_A_MOUNT)),
     bare("remount", Refuse(NOT_A_MOUNT)),
-    bare("defaults", Ignore),
+    value("defaults", Ignore),
     bare("auto", Ignore),
     bare("noauto", Ignore),
     value("user", Implies(SECURE)),

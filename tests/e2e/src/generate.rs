@@ -88,7 +88,7 @@ pub fn show(words: &[Vec<u8>]) -> String {
 /// Words of a mount in `base`; most of them are ones that the kernel takes.
 pub fn words(rng: &mut Rng, base: &str) -> Words {
     let mut words = frame(rng, base);
-    for _ in 0..rng.below(6) {
+    for _ in 0..rng.below(5) {
         let word = extra(rng);
         words.insert(rng.below(words.len() + 1), word);
     }
@@ -98,15 +98,23 @@ pub fn words(rng: &mut Rng, base: &str) -> Words {
 /// Layers, upper and work directory.
 fn frame(rng: &mut Rng, base: &str) -> Words {
     let mut words = vec![lower(rng, base)];
-    if rng.chance(8) {
+    if rng.chance(4) {
         words.push([b"lowerdir+=".as_slice(), &path(rng, base, b"l3")].concat());
     }
     if rng.chance(4) {
         words.push([b"datadir+=".as_slice(), &path(rng, base, b"d1")].concat());
     }
     if rng.chance(65) {
-        let upper = rng.pick(&["u", "u", "u", "u", "u,2", "l1", "file", "missing"]);
-        let work = rng.pick(&["w", "w", "w", "w", "w", "w:2", "u/in", "u", "missing", "other/w"]);
+        let upper = if rng.chance(92) {
+            rng.pick(&["u", "u,2"])
+        } else {
+            rng.pick(&["l1", "file", "missing", "u/in"])
+        };
+        let work = if rng.chance(92) {
+            rng.pick(&["w", "w:2"])
+        } else {
+            rng.pick(&["u/in", "u", "missing", "other/w"])
+        };
         words
             .push([b"upperdir=".as_slice(), &escaped(&path(rng, base, upper.as_bytes()))].concat());
         if rng.chance(96) {
@@ -136,12 +144,13 @@ fn lower(rng: &mut Rng, base: &str) -> Vec<u8> {
     let mut value = Vec::new();
     let many = rng.chance(10);
     let count = if many { 10 + rng.below(14) } else { 1 + rng.below(4) };
+    let odd_separator = rng.chance(12).then(|| rng.below(count));
     for number in 0..count {
         if number > 0 {
-            let separators = [":", ":", ":", ":", ":", ":", ":", ":", ":", ":", "::", ":::"];
-            value.extend(separators[rng.below(separators.len())].bytes());
+            let odd = odd_separator == Some(number);
+            value.extend(if odd { rng.pick(&["::", "::", ":::"]) } else { ":" }.bytes());
         }
-        let name = match rng.below(40) {
+        let name = match rng.below(120) {
             _ if many => long_layer(number).into_bytes(),
             0 => b"missing".to_vec(),
             1 => b"file".to_vec(),
@@ -266,10 +275,10 @@ pub const DELIBERATE: &[&str] = &[
 
 fn extra(rng: &mut Rng) -> Vec<u8> {
     let word = match rng.below(100) {
-        0..50 => table_word(rng),
-        50..68 => rng.pick(OVERLAY).to_owned(),
-        68..80 => rng.pick(NONSENSE).to_owned(),
-        80..84 => rng.pick(SECURITY).to_owned(),
+        0..60 => table_word(rng),
+        60..72 => rng.pick(OVERLAY).to_owned(),
+        72..79 => rng.pick(NONSENSE).to_owned(),
+        79..84 => rng.pick(SECURITY).to_owned(),
         84..86 => format!("x-pad={}", "p".repeat(rng.below(4200))),
         86..97 => carried(rng),
         _ => rng.pick(DELIBERATE).to_owned(),

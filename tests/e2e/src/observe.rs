@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -26,6 +27,26 @@ pub struct Observation {
     pub writing: String,
     /// What is left beside the target after unmounting.
     pub left: Vec<String>,
+}
+
+impl Observation {
+    /// Each value that is not the same in `other`, one a line.
+    pub fn differences(&self, other: &Self) -> String {
+        let one = |what: &str, ours: &dyn Debug, theirs: &dyn Debug| {
+            let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
+            let line = format!("  {what}: {ours}\n  {}  not: {theirs}\n", " ".repeat(what.len()));
+            if ours == theirs { String::new() } else { line }
+        };
+        [
+            one("mounted", &self.mounted, &other.mounted),
+            one("mounts", &self.mounts, &other.mounts),
+            one("statmount", &self.statmount, &other.statmount),
+            one("tree", &self.tree, &other.tree),
+            one("writing", &self.writing, &other.writing),
+            one("left", &self.left, &other.left),
+        ]
+        .concat()
+    }
 }
 
 /// Moves this thread into a mount namespace of its own.

@@ -155,7 +155,7 @@ fn difference(set: &Words, base: &Path, caller: Caller<'_>) -> Result<bool, Stri
         return Ok(ours.mounted);
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("  mount(8): {theirs:?}\n  helper:   {ours:?}\n  it says:  {said}"))
+    Err(format!("{}  it says: {said}", ours.differences(&theirs)))
 }
 
 fn look(base: &Path, command: &mut Command) -> (Observation, Output) {
