@@ -2,6 +2,8 @@
 
 use core::ffi::CStr;
 
+use crate::table::{Effect, TABLE};
+
 /// A NUL-terminated string of fewer than `N` bytes.
 pub struct CBuf<const N: usize> {
     bytes: [u8; N],
@@ -130,9 +132,13 @@ impl Line {
         self
     }
 
-    /// Appends bytes from outside in single quotes.
+    /// Appends bytes from outside in single quotes, without what follows a carried option's name:
+    /// after a backslash one may stand inside of another word.
     pub fn quoted(&mut self, bytes: &[u8]) -> &mut Self {
-        self.text("'").escaped(bytes).text("'")
+        match carried_value(bytes) {
+            Some(start) => self.text("'").escaped(&bytes[..start]).text("...'"),
+            None => self.text("'").escaped(bytes).text("'"),
+        }
     }
 
     /// Ends the line.
@@ -159,6 +165,16 @@ impl Line {
         self.len += bytes.len();
         self
     }
+}
+
+/// Where the value of a carried option starts.
+fn carried_value(bytes: &[u8]) -> Option<usize> {
+    let names = TABLE.iter().filter(|entry| entry.effect == Effect::Carried);
+    let end = |name: &[u8]| {
+        let at = bytes.windows(name.len()).position(|window| window == name)?;
+        Some(at + name.len()).filter(|end| bytes.get(*end) == Some(&b'='))
+    };
+    names.filter_map(|entry| end(entry.name.as_bytes())).min()
 }
 
 impl Default for Line {
@@ -190,6 +206,9 @@ mod tests {
         let mut line = Line::new();
         line.text("x: ").quoted(b"/a b\n\\\xff'").text(" ").number(500);
         assert_eq!(line.as_bytes(), b"x: '/a b\\012\\134\\377'' 500");
+        let mut line = Line::new();
+        line.quoted(b"/a\\,extraoption=c2Vj,io.katacontainers.volume=x");
+        assert_eq!(line.as_bytes(), b"'/a\\134,extraoption...'");
         for _ in 0..Line::SIZE {
             line.escaped(b"\n");
         }
