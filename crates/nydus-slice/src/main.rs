@@ -1,2 +1,5 @@
-//! To be written.
-fn main() {}
+//! The program `nydus-slice`.
+
+fn main() -> std::process::ExitCode {
+    nydus_slice::main()
+}

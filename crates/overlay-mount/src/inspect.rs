@@ -274,19 +274,20 @@ fn stat(fd: impl AsFd) -> Option<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, want).ok()
 }
 
-/// Whether the directory or one that holds it is the one that is sought.
+/// Whether the directory or one that holds it is the one that is sought. Looks no further than
+/// the mount's root: beyond it is another file system, which the kernel does not look at.
 fn inside(directory: &OwnedFd, mut sought: impl FnMut(Identity) -> bool) -> bool {
-    let mut here = stat(directory).map(|stat| identity(&stat));
+    let mut here = stat(directory);
     let mut parent: Option<OwnedFd> = None;
-    while let Some(id) = here {
-        if sought(id) {
+    while let Some(at) = here {
+        if sought(identity(&at)) {
             return true;
         }
         let from = parent.as_ref().unwrap_or(directory);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(up) = rustix::fs::openat(from, c"..", flags, Mode::empty()) else { return false };
-        let above = stat(&up).map(|stat| identity(&stat));
-        here = above.filter(|above| *above != id);
+        let differs = |above: &Statx| identity(above) != identity(&at);
+        here = stat(&up).filter(|above| differs(above) && above.stx_mnt_id == at.stx_mnt_id);
         parent = Some(up);
     }
     false

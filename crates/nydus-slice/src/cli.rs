@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("NYDUS_COMMIT").unwrap_or("unknown");
+    format!("{} (commit {commit})", env!("CARGO_PKG_VERSION"))
+});
+
+/// Reads, writes and checks the mount slice of Nydus container images.
+///
+/// A snapshotter of Nydus images answers containerd with one mount entry. Its options are those of
+/// an overlay and one that carries where the image is and how nydusd mounts it: extraoption= or
+/// io.katacontainers.volume=. What is carried may hold registry credentials: it is shown only
+/// when asked for, and best given on standard input, because everybody can read arguments.
+///
+/// Exit status: 0 done, 1 a problem was found, 2 wrong usage or a file that cannot be read.
+#[derive(Parser)]
+#[command(name = "nydus-slice", version = VERSION.as_str())]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show what an option, an option string or a line of a log carries
+    Decode(Decode),
+    /// Write the option that carries an image
+    Encode(Encode),
+    /// Say whether the overlay would mount here
+    Check(Check),
+    /// Print the system calls that nydus-overlayfs would make
+    Plan(Plan),
+    /// Print a completion script
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `decode`.
+#[derive(Args)]
+pub struct Decode {
+    /// Text with carried options anywhere in it; each line is read as one mount
+    #[arg(default_value = "-", value_name = "FILE")]
+    pub file: PathBuf,
+    /// Show configurations and metadata, which may hold credentials
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `encode`.
+#[derive(Args)]
+pub struct Encode {
+    /// Path of the image's bootstrap
+    #[arg(long, value_name = "PATH")]
+    pub source: String,
+    /// File with nydusd's configuration, - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Directory of the snapshot, with fs and work in it
+    #[arg(long, value_name = "PATH")]
+    pub snapshotdir: String,
+    /// Layout of the image's RAFS
+    #[arg(long, value_enum, value_name = "VERSION")]
+    pub fs_version: FsVersion,
+}
+
+/// Layout of a RAFS.
+#[derive(Clone, Copy, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum FsVersion {
+    V5,
+    V6,
+}
+
+/// The option strings of a mount.
+#[derive(Args)]
+pub struct OptionStrings {
+    /// Mount options, separated by commas; - reads them from standard input
+    #[arg(short = 'o', value_name = "OPTIONS", required = true)]
+    pub strings: Vec<OsString>,
+}
+
+/// Arguments of `check`.
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub options: OptionStrings,
+    /// The directory to mount on
+    pub target: Option<OsString>,
+}
+
+/// Arguments of `plan`.
+#[derive(Args)]
+pub struct Plan {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub options: OptionStrings,
+    /// The directory to mount on
+    pub target: OsString,
+    /// What is shown as the mount's source
+    #[arg(long, default_value = "overlay")]
+    pub source: OsString,
+    /// Features that the system has or lacks, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURES")]
+    pub pretend: Vec<Pretend>,
+    /// Show so many bytes of a string, and then its length
+    #[arg(short = 's', long, default_value_t = 80, value_name = "BYTES")]
+    pub string_limit: usize,
+}
+
+/// A system other than a new kernel without security modules.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pretend {
+    /// no file-system context, as before Linux 5.2
+    NoFsopen,
+    /// no lowerdir+ and datadir+, as before Linux 6.7
+    NoLowerdirPlus,
+    /// no layers by descriptor, as before Linux 6.13
+    NoFd,
+    /// no /proc, or one of another PID namespace
+    NoProc,
+    /// no permission to enter the target
+    NoChdir,
+    /// SELinux is on
+    Selinux,
+    /// Smack is on
+    Smack,
+}

@@ -1,0 +1,34 @@
+//! `encode`: the option that carries an image.
+
+use anyhow::{Context, anyhow};
+use nydus_mount_slice::{ExtraOption, FsVersion};
+use serde::de::IgnoredAny;
+
+use crate::cli::{self, Encode};
+use crate::{Report, input};
+
+pub(crate) fn run(args: &Encode) -> anyhow::Result<Report> {
+    let extra = ExtraOption {
+        source: args.source.clone(),
+        config: config(args)?.into(),
+        snapshotdir: args.snapshotdir.clone(),
+        fs_version: Some(match args.fs_version {
+            cli::FsVersion::V5 => FsVersion::V5,
+            cli::FsVersion::V6 => FsVersion::V6,
+        }),
+    };
+    Ok(Report { text: extra.to_option()? + "\n", good: true })
+}
+
+/// The configuration, without white space around it. No reader of the slice checks that it is
+/// JSON, nydusd fails much later.
+fn config(args: &Encode) -> anyhow::Result<String> {
+    let file = input::name(&args.config);
+    let text = String::from_utf8(input::read(&args.config)?);
+    // The error itself would show the text.
+    let text = text.map_err(|_| anyhow!("{file} is not UTF-8"))?;
+    let text = text.trim();
+    serde_json::from_str::<IgnoredAny>(text)
+        .with_context(|| format!("{file} is no JSON, expected nydusd's configuration"))?;
+    Ok(text.to_owned())
+}

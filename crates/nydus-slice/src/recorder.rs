@@ -1,0 +1,226 @@
+//! A kernel that does nothing but note the calls, as strace(1) would show them.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use overlay_mount::table::ms;
+use overlay_mount::{Kernel, Lsm};
+use rustix::io::{Errno, Result};
+
+use crate::cli::Pretend;
+
+/// The kernel that a mount is rehearsed on.
+pub(crate) struct Recorder {
+    pretend: Vec<Pretend>,
+    string_limit: usize,
+    log: Rc<RefCell<Log>>,
+}
+
+#[derive(Default)]
+struct Log {
+    calls: Vec<String>,
+    open: BTreeSet<u32>,
+}
+
+/// A number that was never opened.
+pub(crate) struct Descriptor {
+    number: u32,
+    log: Rc<RefCell<Log>>,
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        let mut log = self.log.borrow_mut();
+        log.open.remove(&self.number);
+        log.calls.push(format!("close({}) = 0", self.number));
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(pretend: Vec<Pretend>, string_limit: usize) -> Self {
+        Self { pretend, string_limit, log: Rc::default() }
+    }
+
+    pub(crate) fn into_calls(self) -> Vec<String> {
+        std::mem::take(&mut self.log.borrow_mut().calls)
+    }
+
+    fn pretends(&self, feature: Pretend) -> bool {
+        self.pretend.contains(&feature)
+    }
+
+    fn done(&self, call: String, fails: Option<Errno>) -> Result<()> {
+        let result = match fails {
+            Some(Errno::NOSYS) => " = -1 ENOSYS",
+            Some(Errno::NOENT) => " = -1 ENOENT",
+            Some(Errno::ACCESS) => " = -1 EACCES",
+            Some(_) => " = -1 EINVAL",
+            None => " = 0",
+        };
+        self.log.borrow_mut().calls.push(call + result);
+        fails.map_or(Ok(()), Err)
+    }
+
+    /// The lowest number that is free, as the kernel does.
+    fn opened(&self, call: String) -> Descriptor {
+        let mut log = self.log.borrow_mut();
+        let number = (3..).find(|number| !log.open.contains(number)).unwrap_or(u32::MAX);
+        log.open.insert(number);
+        log.calls.push(format!("{call} = {number}"));
+        Descriptor { number, log: self.log.clone() }
+    }
+
+    fn text(&self, text: &CStr) -> String {
+        let bytes = text.to_bytes();
+        match bytes.get(..self.string_limit) {
+            Some(start) if start.len() < bytes.len() => {
+                format!("\"{}\"... ({} bytes)", start.escape_ascii(), bytes.len())
+            }
+            _ => format!("\"{}\"", bytes.escape_ascii()),
+        }
+    }
+
+    fn is_mounted(&self, path: &CStr, there: bool) -> bool {
+        let call = format!("statfs({})", self.text(path));
+        self.done(call, (!there).then_some(Errno::NOENT)).is_ok()
+    }
+
+    fn fsconfig(&self, context: &Descriptor, rest: &str, fails: Option<Errno>) -> Result<()> {
+        self.done(format!("fsconfig({}, FSCONFIG_{rest})", context.number), fails)
+    }
+}
+
+impl Kernel for Recorder {
+    type Fd = Descriptor;
+
+    fn open(&self, path: &CStr) -> Result<Descriptor> {
+        let path = self.text(path);
+        Ok(self.opened(format!("openat(AT_FDCWD, {path}, O_PATH|O_DIRECTORY|O_CLOEXEC)")))
+    }
+
+    fn number(&self, fd: &Descriptor) -> u32 {
+        fd.number
+    }
+
+    fn is_removed(&self, fd: &Descriptor) -> bool {
+        let _ = self.done(format!("fstat({})", fd.number), None);
+        false
+    }
+
+    fn proc_is_ours(&self) -> bool {
+        self.is_mounted(c"/proc/self/fd", !self.pretends(Pretend::NoProc))
+    }
+
+    fn lsm(&self) -> Lsm {
+        Lsm {
+            selinux: self.is_mounted(c"/sys/fs/selinux", self.pretends(Pretend::Selinux)),
+            smack: self.is_mounted(c"/sys/fs/smackfs", self.pretends(Pretend::Smack)),
+        }
+    }
+
+    fn change_dir(&self, dir: &Descriptor) -> Result<()> {
+        let fails = self.pretends(Pretend::NoChdir).then_some(Errno::ACCESS);
+        self.done(format!("fchdir({})", dir.number), fails)
+    }
+
+    fn mount(&self, source: &CStr, target: &CStr, flags: u32, data: &CStr) -> Result<()> {
+        let (source, target, data) = (self.text(source), self.text(target), self.text(data));
+        let flags = names(flags, MOUNT_FLAGS);
+        self.done(format!("mount({source}, {target}, \"overlay\", {flags}, {data})"), None)
+    }
+
+    fn change_propagation_here(&self, propagation: u32) -> Result<()> {
+        let flags = names(propagation, MOUNT_FLAGS);
+        self.done(format!("mount(NULL, \".\", NULL, {flags}, NULL)"), None)
+    }
+
+    fn detach_here(&self) -> Result<()> {
+        self.done("umount2(\".\", MNT_DETACH)".to_owned(), None)
+    }
+
+    fn open_context(&self) -> Result<Descriptor> {
+        let call = "fsopen(\"overlay\", FSOPEN_CLOEXEC)".to_owned();
+        if self.pretends(Pretend::NoFsopen) {
+            self.done(call.clone(), Some(Errno::NOSYS))?;
+        }
+        Ok(self.opened(call))
+    }
+
+    fn set_flag(&self, context: &Descriptor, key: &CStr) -> Result<()> {
+        let rest = format!("SET_FLAG, {}, NULL, 0", self.text(key));
+        self.fsconfig(context, &rest, None)
+    }
+
+    fn set_string(&self, context: &Descriptor, key: &CStr, value: &CStr) -> Result<()> {
+        let rest = format!("SET_STRING, {}, {}, 0", self.text(key), self.text(value));
+        let unknown = self.pretends(Pretend::NoLowerdirPlus) && key.to_bytes().ends_with(b"dir+");
+        self.fsconfig(context, &rest, unknown.then_some(Errno::INVAL))
+    }
+
+    fn set_fd(&self, context: &Descriptor, key: &CStr, fd: &Descriptor) -> Result<()> {
+        let rest = format!("SET_FD, {}, NULL, {}", self.text(key), fd.number);
+        let unknown = self.pretends(Pretend::NoFd) || self.pretends(Pretend::NoLowerdirPlus);
+        self.fsconfig(context, &rest, unknown.then_some(Errno::INVAL))
+    }
+
+    fn create(&self, context: &Descriptor) -> Result<()> {
+        self.fsconfig(context, "CMD_CREATE, NULL, NULL, 0", None)
+    }
+
+    fn mount_context(&self, context: &Descriptor, attributes: u32) -> Result<Descriptor> {
+        let attributes = names(attributes, ATTRIBUTES);
+        Ok(self.opened(format!("fsmount({}, FSMOUNT_CLOEXEC, {attributes})", context.number)))
+    }
+
+    fn attach(&self, mount: &Descriptor, target: &Descriptor) -> Result<()> {
+        let flags = "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH";
+        let (mount, target) = (mount.number, target.number);
+        self.done(format!("move_mount({mount}, \"\", {target}, \"\", {flags})"), None)
+    }
+}
+
+const MOUNT_FLAGS: &[(u32, &str)] = &[
+    (ms::RDONLY, "MS_RDONLY"),
+    (ms::NOSUID, "MS_NOSUID"),
+    (ms::NODEV, "MS_NODEV"),
+    (ms::NOEXEC, "MS_NOEXEC"),
+    (ms::SYNCHRONOUS, "MS_SYNCHRONOUS"),
+    (ms::MANDLOCK, "MS_MANDLOCK"),
+    (ms::DIRSYNC, "MS_DIRSYNC"),
+    (ms::NOSYMFOLLOW, "MS_NOSYMFOLLOW"),
+    (ms::NOATIME, "MS_NOATIME"),
+    (ms::NODIRATIME, "MS_NODIRATIME"),
+    (ms::REC, "MS_REC"),
+    (ms::SILENT, "MS_SILENT"),
+    (ms::UNBINDABLE, "MS_UNBINDABLE"),
+    (ms::PRIVATE, "MS_PRIVATE"),
+    (ms::SLAVE, "MS_SLAVE"),
+    (ms::SHARED, "MS_SHARED"),
+    (ms::RELATIME, "MS_RELATIME"),
+    (ms::I_VERSION, "MS_I_VERSION"),
+    (ms::STRICTATIME, "MS_STRICTATIME"),
+    (ms::LAZYTIME, "MS_LAZYTIME"),
+];
+
+const ATTRIBUTES: &[(u32, &str)] = &[
+    (0x1, "MOUNT_ATTR_RDONLY"),
+    (0x2, "MOUNT_ATTR_NOSUID"),
+    (0x4, "MOUNT_ATTR_NODEV"),
+    (0x8, "MOUNT_ATTR_NOEXEC"),
+    (0x10, "MOUNT_ATTR_NOATIME"),
+    (0x20, "MOUNT_ATTR_STRICTATIME"),
+    (0x80, "MOUNT_ATTR_NODIRATIME"),
+    (0x20_0000, "MOUNT_ATTR_NOSYMFOLLOW"),
+];
+
+fn names(bits: u32, table: &[(u32, &str)]) -> String {
+    let named: Vec<_> = table.iter().filter(|(bit, _)| bits & bit != 0).collect();
+    let known = named.iter().fold(0, |all, (bit, _)| all | bit);
+    let mut names: Vec<_> = named.iter().map(|(_, name)| (*name).to_owned()).collect();
+    if bits != known || bits == 0 {
+        names.push(format!("{:#x}", bits & !known));
+    }
+    names.join("|")
+}
