@@ -6,9 +6,15 @@ use overlay_mount::words::{key_value, ranges};
 use crate::argv::glued_value;
 
 /// Overwrites the value of each carried option in one argument, wherever an option can stand:
-/// an argument of its own, or glued to `-o`.
+/// an argument of its own, or glued to `-o`. What begins with a dash can be both.
 pub fn blank(argument: &mut [u8]) {
-    let mut done = glued_value(argument).unwrap_or(0);
+    blank_from(argument, 0);
+    if let Some(at) = glued_value(argument) {
+        blank_from(argument, at);
+    }
+}
+
+fn blank_from(argument: &mut [u8], mut done: usize) {
     while let Some((start, end)) = next_carried_value(argument, done) {
         argument[start..end].fill(b'*');
         done = end;
@@ -47,6 +53,8 @@ mod tests {
             ("lowerdir=/extraoption=x", "lowerdir=/extraoption=x"),
             ("lowerdir=/a\\,extraoption=x", "lowerdir=/a\\,extraoption=x"),
             ("-textraoption=abc", "-textraoption=abc"),
+            ("-v,io.katacontainers.volume=abc", "-v,io.katacontainers.volume=***"),
+            ("-ocontext=\"a,extraoption=abc,\"", "-ocontext=\"a,extraoption=***,\""),
         ];
         for (before, after) in table {
             let mut argument = before.as_bytes().to_vec();

@@ -1,0 +1,242 @@
+//! What holds for every input; the fuzz targets and the tests call the same functions.
+
+use std::ffi::{CStr, CString};
+
+use nydus_overlayfs::argv::{Command, Invocation, parse};
+use nydus_overlayfs::secrets::blank;
+use overlay_mount::layers::{check, layers, unescape};
+use overlay_mount::table::{Effect, effect};
+use overlay_mount::words::{key_value, ranges, words as split};
+use overlay_mount::{Lsm, Options};
+
+/// Takes the bytes as an option string, as a `lowerdir=` value and as a path.
+///
+/// # Panics
+/// When a property does not hold.
+pub(crate) fn words(data: &[u8]) {
+    words_are_what_stands_between_commas(data);
+    assert_eq!(split(data).collect::<Vec<_>>(), naive_words(data));
+    kernel_gets_words_in_order(data);
+    blanked_words_stay_in_place(data);
+    layers_are_what_stands_between_colons(data);
+    escaped_path_is_one_layer(data);
+}
+
+/// Takes the bytes as arguments with a NUL between each two.
+///
+/// # Panics
+/// When a property does not hold.
+pub(crate) fn argv(data: &[u8]) {
+    let plain: Vec<Vec<u8>> = data.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    let mut blanked = plain.clone();
+    blanked.iter_mut().for_each(|argument| blank(argument));
+    let (seen, after) = (seen(&plain), seen(&blanked));
+    if let Ok(mount) = &seen {
+        assert_eq!(mount.options, naive_options(&plain));
+    }
+    match (&seen, &after) {
+        (Ok(seen), Ok(after)) => same_but_for_secrets(seen, after),
+        (seen, after) => assert_eq!(seen, after),
+    }
+}
+
+fn words_are_what_stands_between_commas(data: &[u8]) {
+    let mut done = 0;
+    for range in ranges(data) {
+        assert!(done <= range.start && range.start < range.end && range.end <= data.len());
+        assert!(data[done..range.start].iter().all(|byte| *byte == b','));
+        assert_ne!(data[range.start], b',');
+        done = range.end;
+    }
+    assert!(data[done..].iter().all(|byte| *byte == b','));
+}
+
+/// The other way round: finds out which commas do not split, then splits at the others.
+fn naive_words(data: &[u8]) -> Vec<&[u8]> {
+    let mut splits: Vec<bool> = (0..data.len()).map(|at| data[at] == b',').collect();
+    for at in 1..data.len() {
+        // A comma that splits is no part of a word, and neither is a backslash before the word.
+        splits[at] &= data[at - 1] != b'\\';
+    }
+    let keys = ["context=\"", "fscontext=\"", "defcontext=\"", "rootcontext=\""];
+    for start in 0..data.len() {
+        let starts_word = start == 0 || splits[start - 1];
+        let Some(key) = keys.iter().find(|key| data[start..].starts_with(key.as_bytes())) else {
+            continue;
+        };
+        let value = start + key.len();
+        let close = data[value..].iter().position(|byte| *byte == b'"');
+        if let (true, Some(close)) = (starts_word, close) {
+            splits[value..value + close].fill(false);
+        }
+    }
+    let mut at = 0;
+    let words = data.split(|_| {
+        at += 1;
+        splits[at - 1]
+    });
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+fn kernel_gets_words_in_order(data: &[u8]) {
+    for selinux in [false, true] {
+        let lsm = Lsm { selinux, smack: !selinux };
+        let strings = [data, b"lowerdir=/a:/b"];
+        let Ok(options) = Options::read(strings.into_iter(), || lsm) else { continue };
+        let mut all = strings.into_iter().flat_map(split);
+        for word in options.kept() {
+            assert!(all.any(|other| other == word), "words change or their order does");
+            match effect(word) {
+                None => {}
+                Some(Effect::SeLinux) => assert!(selinux),
+                Some(Effect::Smack) => assert!(!selinux),
+                Some(other) => panic!("the kernel gets a word that is {other:?}"),
+            }
+        }
+        assert_eq!(options.data_len, options.kept().collect::<Vec<_>>().join(&b',').len());
+    }
+}
+
+fn blanked_words_stay_in_place(data: &[u8]) {
+    let mut blanked = data.to_vec();
+    blank(&mut blanked);
+    assert_eq!(ranges(&blanked).collect::<Vec<_>>(), ranges(data).collect::<Vec<_>>());
+    for range in ranges(data) {
+        assert_blanked(&data[range.clone()], &blanked[range], !data.starts_with(b"-"));
+    }
+}
+
+/// Values of carried words are gone, and the others are as they were (where that is known).
+fn assert_blanked(before: &[u8], after: &[u8], others_stay: bool) {
+    assert_eq!(before.len(), after.len());
+    match (effect(before), key_value(after)) {
+        (Some(Effect::Carried), (_, value)) => {
+            assert!(value.unwrap_or_default().iter().all(|byte| *byte == b'*'));
+        }
+        _ if others_stay => assert_eq!(before, after),
+        _ => {}
+    }
+}
+
+fn layers_are_what_stands_between_colons(data: &[u8]) {
+    let pieces = naive_pieces(data);
+    let found: Vec<_> = layers(data).map(|layer| (layer.raw, layer.data_only)).collect();
+    let mut expected = Vec::new();
+    let mut data_only = false;
+    for piece in &pieces {
+        data_only |= piece.is_empty();
+        if !piece.is_empty() {
+            expected.push((*piece, data_only));
+        }
+    }
+    assert_eq!(found, expected);
+    assert_eq!(check(data).is_ok(), naive_check(&pieces));
+}
+
+/// Splits at each colon before which there is an even number of backslashes.
+fn naive_pieces(data: &[u8]) -> Vec<&[u8]> {
+    let mut at = 0;
+    let pieces = data.split(|byte| {
+        let backslashes = data[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        at += 1;
+        *byte == b':' && backslashes % 2 == 0
+    });
+    pieces.collect()
+}
+
+/// No empty piece at an end or beside another; after the first one each layer has one before it.
+fn naive_check(pieces: &[&[u8]]) -> bool {
+    let empty: Vec<bool> = pieces.iter().map(|piece| piece.is_empty()).collect();
+    let first = empty.iter().position(|empty| *empty).unwrap_or(pieces.len());
+    let pairs = empty.windows(2).skip(first);
+    let ends = [empty.first(), empty.last()];
+    let alternate = pairs.clone().all(|pair| pair[0] != pair[1]);
+    pieces.len() == 1 || (!ends.contains(&Some(&true)) && alternate)
+}
+
+fn escaped_path_is_one_layer(data: &[u8]) {
+    let path: Vec<u8> = data.iter().copied().filter(|byte| *byte != 0).take(2000).collect();
+    let mut raw = Vec::new();
+    for byte in &path {
+        if b"\\:,".contains(byte) {
+            raw.push(b'\\');
+        }
+        raw.push(*byte);
+    }
+    let back = unescape::<4096>(&raw).map(|path| path.as_bytes().to_vec());
+    assert_eq!(back.as_ref(), Some(&path));
+    let one: Vec<_> = layers(&raw).map(|layer| layer.raw).collect();
+    assert_eq!(one, if raw.is_empty() { vec![] } else { vec![&raw[..]] });
+}
+
+/// A mount as a command line has it, in owned form.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    source: Vec<u8>,
+    target: Vec<u8>,
+    fake: bool,
+    verbose: bool,
+    namespace: Option<Vec<u8>>,
+    options: Vec<Vec<u8>>,
+}
+
+/// The mount, or what else the command line is.
+fn seen(arguments: &[Vec<u8>]) -> Result<Seen, String> {
+    let owned: Vec<_> = arguments.iter().map(|bytes| CString::new(&bytes[..])).collect();
+    let owned: Vec<CString> = owned.into_iter().map(|text| text.expect("no NUL inside")).collect();
+    match parse(owned.iter().map(CString::as_c_str)) {
+        Err(usage) => Err(format!("{usage:?}")),
+        Ok(Command::Help) => Err("help".to_owned()),
+        Ok(Command::Version) => Err("version".to_owned()),
+        Ok(Command::Mount(mount)) => {
+            let options = mount.options().map(<[u8]>::to_vec).collect();
+            let bytes = |text: &CStr| text.to_bytes().to_vec();
+            let Invocation { source, target, fake, verbose, namespace, .. } = mount;
+            let (source, target) = (bytes(source), bytes(target));
+            Ok(Seen { source, target, fake, verbose, namespace: namespace.map(bytes), options })
+        }
+    }
+}
+
+/// What follows each `-o` of a command line that is known to be right, as getopt(3) has it.
+fn naive_options(arguments: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut options = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == b"--" {
+            break;
+        }
+        let Some(letters) = argument.strip_prefix(b"-") else { continue };
+        let Some(at) = letters.iter().position(|letter| b"oNt".contains(letter)) else { continue };
+        let glued = letters[at + 1..].to_vec();
+        let value = if glued.is_empty() { rest.next().cloned() } else { Some(glued) };
+        options.extend(value.filter(|_| letters[at] == b'o'));
+    }
+    options
+}
+
+fn same_but_for_secrets(seen: &Seen, after: &Seen) {
+    assert_eq!((seen.fake, seen.verbose), (after.fake, after.verbose));
+    let values = |seen: &Seen| {
+        let others = [seen.source.clone(), seen.target.clone()];
+        others.into_iter().chain(seen.namespace.clone()).map(|text| text.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(seen), values(after));
+    assert_eq!(seen.options.len(), after.options.len());
+    for (before, after) in seen.options.iter().zip(&after.options) {
+        if split(before).any(is_doubtful) {
+            continue;
+        }
+        assert_eq!(ranges(before).collect::<Vec<_>>(), ranges(after).collect::<Vec<_>>());
+        for range in ranges(before) {
+            assert_blanked(&before[range.clone()], &after[range], false);
+        }
+    }
+}
+
+/// A security context with what would be a carried option if the quote did not hide it: no
+/// context looks like that, so it is blanked too, be it with the quote.
+fn is_doubtful(word: &[u8]) -> bool {
+    let is_carried = |piece| effect(piece) == Some(Effect::Carried);
+    effect(word) == Some(Effect::SeLinux) && word.split(|byte| *byte == b',').any(is_carried)
+}
