@@ -1,0 +1,203 @@
+//! The man pages against what they describe; `UPDATE_GOLDEN=1 cargo test` writes the parts of
+//! them that are generated.
+
+use std::fs;
+use std::process::Command;
+
+use clap::CommandFactory;
+use clap_mangen::Man;
+use nydus_overlayfs::HELP;
+use nydus_slice::cli::Cli;
+use overlay_mount::table::{DIFFERENCES, Effect, Entry, Form, TABLE};
+
+const MAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../man");
+
+/// What clap does not know.
+const EXAMPLES: &str = r#".SH EXAMPLES
+What the mounts of a log carry, without configurations:
+.PP
+.in +4n
+.EX
+journalctl \-u containerd | grep extraoption= | nydus\-slice decode
+.EE
+.in
+.PP
+Why a mount fails, and what the helper would do on an older kernel; the options are read from
+standard input:
+.PP
+.in +4n
+.EX
+nydus\-slice check \-o \- /mnt <options
+nydus\-slice plan \-o \- \-\-pretend no\-lowerdir\-plus /mnt <options
+.EE
+.in
+.SH SEE ALSO
+.BR nydus\-overlayfs (8),
+.BR mount (8),
+.BR strace (1)
+"#;
+
+#[test]
+fn slice_page_is_what_clap_says() {
+    assert_current("nydus-slice.1", &slice_page());
+}
+
+fn slice_page() -> String {
+    let mut cli = Cli::command().version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true);
+    cli.build();
+    let page = Man::new(cli.clone()).manual("User Commands");
+    let mut out = part(|out| page.render_title(out)) + &part(|out| page.render_name_section(out));
+    out += ".SH SYNOPSIS\n";
+    for command in cli.get_subcommands() {
+        let usage = command.clone().render_usage().to_string();
+        out += &format!("{}\n.br\n", roff(usage.trim_start_matches("Usage: ")));
+    }
+    out += &part(|out| page.render_description_section(out));
+    out += ".SH COMMANDS\n";
+    for command in cli.get_subcommands() {
+        let about = command.get_about().expect("a description");
+        let options = part(|out| Man::new(command.clone()).render_options_section(out));
+        out += &format!(".SS {}\n{about}.\n", command.get_name());
+        out += &options.replace(".SH OPTIONS\n", "");
+    }
+    out + EXAMPLES
+}
+
+/// Each part comes with a preamble, as if it were a page.
+fn part(render: impl Fn(&mut Vec<u8>) -> std::io::Result<()>) -> String {
+    let mut out = Vec::new();
+    render(&mut out).expect("written to memory");
+    let text = String::from_utf8(out).expect("UTF-8");
+    let lines = text.lines().filter(|line| !line.contains(".ds Aq"));
+    // The string is the preamble's.
+    let tidy = |line: &str| line.replace("\\*(Aq", "\\(aq") + "\n";
+    lines.map(tidy).collect()
+}
+
+#[test]
+fn helper_page_has_the_tables() {
+    let file = "nydus-overlayfs.8";
+    let page = read(file);
+    let page = replace_part(&page, "words", &words());
+    assert_current(file, &replace_part(&page, "differences", &differences()));
+}
+
+/// Groups of the table: how a group begins, and which effects are in it.
+type Group = (&'static str, fn(&Effect) -> bool);
+
+const GROUPS: &[Group] = &[
+    ("Set and clear flags of the mount; a later word wins", |effect| {
+        matches!(effect, Effect::Set(_) | Effect::Clear(_))
+    }),
+    ("Imply other words, which later ones can undo", |effect| matches!(effect, Effect::Implies(_))),
+    ("Change the propagation type of the new mount, in order", |effect| {
+        matches!(effect, Effect::Propagation(_))
+    }),
+    ("Carried for other readers, dropped and never shown", |effect| *effect == Effect::Carried),
+    ("For user space, dropped", |effect| *effect == Effect::Ignore),
+    ("For the kernel where SELinux is on, else dropped", |effect| *effect == Effect::SeLinux),
+    ("For the kernel where Smack is on, else dropped", |effect| *effect == Effect::Smack),
+    ("Refused", |effect| matches!(effect, Effect::Refuse(_))),
+];
+
+fn words() -> String {
+    let mut text = String::new();
+    let mut count = 0;
+    for (title, belongs) in GROUPS {
+        let words: Vec<_> = TABLE.iter().filter(|entry| belongs(&entry.effect)).map(word).collect();
+        count += words.len();
+        text += &format!(".TP\n{title}:\n{}\n", words.join(",\n"));
+    }
+    assert_eq!(count, TABLE.len(), "a word is in no group");
+    text
+}
+
+fn word(entry: &Entry) -> String {
+    let name = roff(entry.name);
+    match entry.form {
+        Form::Bare => format!("\\fB{name}\\fR"),
+        Form::Value => format!("\\fB{name}\\fR[=\\fIvalue\\fR]"),
+        Form::Prefix => format!("\\fB{name}\\fR*"),
+    }
+}
+
+fn differences() -> String {
+    let row = |row: &overlay_mount::table::Difference| {
+        let [word, mount8, ours, why] = [row.word, row.mount8, row.ours, row.why].map(roff);
+        format!(".TP\n.B {word}\n.BR mount (8):\n{mount8}.\nHere: {ours}.\nReason: {why}.\n")
+    };
+    DIFFERENCES.iter().map(row).collect()
+}
+
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq")
+}
+
+#[test]
+fn helper_page_has_what_help_says() {
+    let page = plain(&read("nydus-overlayfs.8"));
+    let missing: Vec<_> = help_flags().into_iter().filter(|flag| !page.contains(flag)).collect();
+    assert_eq!(missing, Vec::<String>::new());
+    let status = HELP.rsplit("Exit status: ").next().expect("the last line");
+    for (code, _) in status.split(", ").filter_map(|part| part.split_once(' ')) {
+        assert!(page.contains(&format!("\n{code}\n")), "exit status {code} is missing");
+    }
+}
+
+/// Every flag of --help as an entry of the page has it: a line that begins with it.
+fn help_flags() -> Vec<String> {
+    let entries = HELP.lines().filter_map(|line| line.strip_prefix("  -"));
+    let flags: Vec<String> = entries
+        .flat_map(|line| line.split("  ").next().unwrap_or_default().split(", -"))
+        .map(|flag| format!("\n-{}", flag.trim_start_matches(", ")))
+        .collect();
+    assert!(flags.len() >= 9, "{flags:?}");
+    flags
+}
+
+/// A page without its roff, one macro or text line a line.
+fn plain(page: &str) -> String {
+    let unescaped = page.replace("\\-", "-").replace("\\fB", "").replace("\\fI", "");
+    let unescaped = unescaped.replace("\\fR", "").replace(" \" ", " ");
+    let text = |line: &str| {
+        let macros = [".B ", ".I ", ".BI ", ".BR ", ".TP ", ".SH "];
+        let rest = macros.iter().find_map(|name| line.strip_prefix(name)).unwrap_or(line);
+        format!("\n{rest}")
+    };
+    unescaped.lines().map(text).collect::<String>() + "\n"
+}
+
+#[test]
+fn pages_are_clean_roff() {
+    for file in ["nydus-slice.1", "nydus-overlayfs.8"] {
+        let path = format!("{MAN}/{file}");
+        let groff = ["-man", "-ww", "-z", "-Tutf8", "-rLL=80n", &path];
+        let Ok(output) = Command::new("groff").args(groff).output() else {
+            println!("NOT RUN: no groff to check {file} with");
+            continue;
+        };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && errors.is_empty(), "{file}: {errors}");
+    }
+}
+
+/// `page` with `part` between the lines that say that it is generated.
+fn replace_part(page: &str, name: &str, part: &str) -> String {
+    let begin = format!(".\\\" BEGIN {name}, generated by crates/nydus-slice/tests/man.rs\n");
+    let end = format!(".\\\" END {name}\n");
+    let (before, rest) = page.split_once(&begin).expect(&begin);
+    let (_, after) = rest.split_once(&end).expect(&end);
+    format!("{before}{begin}{part}{end}{after}")
+}
+
+fn read(file: &str) -> String {
+    let path = format!("{MAN}/{file}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn assert_current(file: &str, page: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(format!("{MAN}/{file}"), page).expect(file);
+    }
+    assert_eq!(read(file), page, "{file} is stale: UPDATE_GOLDEN=1 writes it anew");
+}
