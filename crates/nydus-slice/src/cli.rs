@@ -122,7 +122,7 @@ pub struct Plan {
 }
 
 /// A system other than a new kernel without security modules.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pretend {
     /// no file-system context, as before Linux 5.2
     NoFsopen,

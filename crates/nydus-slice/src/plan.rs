@@ -80,3 +80,63 @@ pub(crate) fn why(asked: &Asked, failure: &Failure<'_>) -> String {
     };
     format!("{step}: {}", errno::text(*error).unwrap_or("unknown error"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+    use overlay_mount::MOUNT_DATA_MAX;
+
+    const SECRET: &str = "c2VjcmV0";
+
+    /// Option strings whose paths are so long, so many, and relative or not.
+    fn strings(count: usize, length: usize, root: &str) -> Vec<Vec<u8>> {
+        let path = |n: usize| format!("{root}{}/{n}", "d/".repeat(length / 2));
+        let lower = (1..=count).map(path).collect::<Vec<_>>().join(":");
+        let [upper, work] = ["u", "w"].map(|name| path(0) + name);
+        let carried = format!("extraoption={SECRET},io.katacontainers.volume={SECRET}");
+        let all =
+            format!("{carried},lowerdir={lower},upperdir={upper},workdir={work},ro,{carried}");
+        ["", ",private", ",context=\"a,b\""].map(|more| (all.clone() + more).into_bytes()).into()
+    }
+
+    /// What must hold for every mount on every system: see ARCHITECTURE.md.
+    fn assert_invariants(asked: &Asked, pretend: &[Pretend]) -> Option<Way> {
+        let (calls, outcome) = asked.rehearse(pretend, usize::MAX);
+        let opened = calls.iter().filter_map(|call| call.rsplit_once(" = ")?.1.parse::<u32>().ok());
+        let opened = opened.filter(|number| *number > 2).count();
+        let closed = calls.iter().filter(|call| call.starts_with("close(")).count();
+        assert_eq!(opened, closed, "descriptors: {pretend:?} {calls:#?}");
+        for call in &calls {
+            assert!(!call.contains(SECRET), "{call}");
+            let data =
+                call.strip_prefix("mount(\"").and_then(|call| call.split("overlay\", ").last());
+            let data = data.and_then(|data| data.split_once('"')).map_or(0, |(_, data)| data.len());
+            // What follows the data is `") = 0`.
+            assert!(data <= MOUNT_DATA_MAX + 6, "{data} bytes");
+        }
+        outcome.ok()
+    }
+
+    #[test]
+    fn invariants_hold_on_every_system() {
+        let features = Pretend::value_variants();
+        let mut ways = Vec::new();
+        for (count, length, root) in
+            [(2, 8, "/"), (2, 8, ""), (40, 120, "/"), (20, 400, "/"), (502, 20, "/")]
+        {
+            for string in strings(count, length, root) {
+                let target = c"/t".into();
+                let asked = Asked { source: c"overlay".into(), target, strings: vec![string] };
+                for set in 0..1_u32 << features.len() {
+                    let chosen = features.iter().enumerate().filter(|(bit, _)| set >> bit & 1 != 0);
+                    let pretend: Vec<_> = chosen.map(|(_, feature)| *feature).collect();
+                    ways.extend(assert_invariants(&asked, &pretend));
+                }
+            }
+        }
+        for way in [Way::Classic, Way::Context, Way::CommonDir, Way::Numbers] {
+            assert!(ways.contains(&way), "{way:?} was never taken");
+        }
+    }
+}
