@@ -1,5 +1,24 @@
 //! Kit shared by the end-to-end tests.
+//!
+//! A test makes a [`stage::Stage`], runs a program of [`programs`] on it with [`run::run`] and
+//! looks at [`mounts`] and [`tree`]. What is private to it (mounts, working directory) belongs to
+//! its thread: many tests run at a time.
 
 pub mod generate;
+pub mod mounts;
 pub mod observe;
 pub mod programs;
+pub mod run;
+pub mod stage;
+pub mod trace;
+pub mod tree;
+
+/// Says that a case does not run here, and why; `cargo xtask test` counts these lines.
+///
+/// ```
+/// nydus_e2e::not_run!("no {}", "fuse3");
+/// ```
+#[macro_export]
+macro_rules! not_run {
+    ($($reason:tt)*) => { println!("NOT RUN: {}", format_args!($($reason)*)) };
+}

@@ -22,3 +22,16 @@ fn directory(variable: &str, default: &str) -> PathBuf {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
     std::env::var_os(variable).map_or_else(|| PathBuf::from(root).join(default), PathBuf::from)
 }
+
+/// `mount.fuse3` of fuse3; `None` if that was not to be had.
+pub fn mount_fuse3() -> Option<PathBuf> {
+    tool("fuse3/sbin/mount.fuse3")
+}
+
+/// The helper of the Go `nydus-snapshotter`; `None` if that was not to be had.
+pub fn go_helper() -> Option<PathBuf> {
+    tool("nydus-snapshotter/usr/bin/nydus-overlayfs")
+}
+
+/// Both builds of the helper: without libc, and on std.
+pub const BUILDS: [&str; 2] = ["nydus-overlayfs", "nydus-overlayfs-std"];

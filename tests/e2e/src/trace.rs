@@ -1,0 +1,56 @@
+//! Stops a program at each of its system calls (ptrace(2)).
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+/// Where a program stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// How many stops came before.
+    pub index: usize,
+    /// Number of the system call.
+    pub call: u64,
+    /// Before the call, or after it.
+    pub entry: bool,
+}
+
+/// Runs `command`; `at` says at each stop whether it goes on, else it is killed. Returns the
+/// exit code, `None` if it was killed.
+///
+/// # Panics
+/// It cannot be started or traced.
+pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Option<i32> {
+    // SAFETY: PTRACE_TRACEME is one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
+    let child = command.spawn().expect("a program to trace");
+    let pid = Pid::from_raw(child.id().cast_signed());
+    waitpid(pid, None).expect("its stop after exec");
+    let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(pid, options).expect("options of ptrace");
+    let (mut index, mut entry, mut signal) = (0, true, None);
+    loop {
+        ptrace::syscall(pid, signal).expect("to go on");
+        signal = None;
+        match waitpid(pid, None).expect("a stop") {
+            WaitStatus::Exited(_, code) => return Some(code),
+            WaitStatus::Signaled(..) => return None,
+            WaitStatus::PtraceSyscall(_) => {
+                let call = ptrace::getregs(pid).expect("registers").orig_rax;
+                if !at(pid, Stop { index, call, entry }) {
+                    nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
+                    waitpid(pid, None).expect("its end");
+                    return None;
+                }
+                (index, entry) = (index + 1, !entry);
+            }
+            WaitStatus::Stopped(_, received) => signal = Some(received),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Every mistake gets one line that names its culprit, and leaves nothing behind.
+
+use nydus_e2e::mounts::mounts;
+use nydus_e2e::not_run;
+use nydus_e2e::programs::{self, BUILDS};
+use nydus_e2e::run::run;
+use nydus_e2e::stage::Stage;
+use nydus_e2e::trace::trace;
+use nydus_e2e::tree::tree;
+use std::fs;
+
+/// Upper and work directory that are right.
+const UPPER: &str = "upperdir=u,workdir=w";
+
+/// Options after `-o`, exit code, and what the line says after `cannot mount overlay on 't': `,
+/// or after the program's name where the options are refused. `@` is a path of the stage.
+const TABLE: &[(&str, u8, &str)] = &[
+    ("lowerdir=l1:l2,foo", 32, "option 'foo': Unknown parameter 'foo': invalid argument"),
+    ("lowerdir=l1:l2,foo=bar", 32, "option 'foo=bar': Unknown parameter 'foo': invalid argument"),
+    ("lowerdir=l1:l2,xino=bad", 32, "option 'xino=bad': Bad value for 'xino': invalid argument"),
+    (
+        "lowerdir=l1:l2,volatile=1",
+        32,
+        "option 'volatile=1': Unexpected value for 'volatile': invalid argument",
+    ),
+    ("lowerdir=l1:l2,index", 32, "option 'index': Bad value for 'index': invalid argument"),
+    (
+        "lowerdir=l1:l2,lowerdir+=l3",
+        32,
+        "option 'lowerdir+=l3': lowerdir+ and datadir+ cannot follow lowerdir: invalid argument",
+    ),
+    ("lowerdir=l1:file", 32, "lower layer 2 of 2 'file' is not a directory: invalid argument"),
+    ("lowerdir=l1:missing:l2", 32, "lower layer 2 of 3 'missing': no such file or directory"),
+    ("lowerdir=l1:new\nline", 32, "lower layer 2 of 2 'new\\012line': no such file or directory"),
+    (
+        "lowerdir+=l1,lowerdir+=missing",
+        32,
+        "lower layer 2 of 2 'missing': no such file or directory",
+    ),
+    ("lowerdir=l1:l2:", 32, "lowerdir: a colon after the last layer: invalid argument"),
+    ("lowerdir=:l1:l2", 32, "lowerdir: a colon before the first layer: invalid argument"),
+    ("lowerdir=l1:::l2", 32, "lowerdir: only ':' or '::' separates layers: invalid argument"),
+    ("lowerdir=l1::l2:l3", 32, "lowerdir: a layer after data-only ones: invalid argument"),
+    (
+        "lowerdir=l1",
+        32,
+        "one lower layer without upperdir, at least 2 layers are needed: invalid argument",
+    ),
+    ("lowerdir=l1,upperdir=u", 32, "upperdir needs a workdir: invalid argument"),
+    ("lowerdir=l1,upperdir=missing,workdir=w", 32, "upperdir 'missing': no such file or directory"),
+    ("lowerdir=l1,upperdir=u,workdir=missing", 32, "workdir 'missing': no such file or directory"),
+    ("lowerdir=l1,upperdir=file,workdir=w", 32, "upperdir 'file' is not a directory: "),
+    (
+        "lowerdir=l1,upperdir=u,workdir=u/in",
+        32,
+        "upperdir and workdir must not be the same or inside each other: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=u/in,workdir=u",
+        32,
+        "upperdir and workdir must not be the same or inside each other: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=u,workdir=u",
+        32,
+        "upperdir and workdir must not be the same or inside each other: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=u,workdir=tmpfs/w",
+        32,
+        "upperdir and workdir must be on the same mount: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=u,workdir=bind/w",
+        32,
+        "upperdir and workdir must be on the same mount: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=readonly/u,workdir=readonly/w",
+        32,
+        "upperdir 'readonly/u' is on a read-only file system: ",
+    ),
+    (
+        "lowerdir=l1,upperdir=overlay/u,workdir=overlay/w",
+        32,
+        "not supported as upperdir: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=l1,workdir=w",
+        32,
+        "lower layer 1 of 1 'l1' overlaps with upperdir 'l1': too many levels of symbolic links",
+    ),
+    (
+        "lowerdir=l1:l2:l1",
+        32,
+        "lower layer 1 of 3 'l1' overlaps with lower layer 3 of 3 'l1': too many levels of symbolic links",
+    ),
+    (
+        "lowerdir=l1/sub:l1",
+        32,
+        "lower layer 1 of 2 'l1/sub' overlaps with lower layer 2 of 2 'l1': too many levels of symbolic links",
+    ),
+    (
+        "lowerdir=l1,upperdir=busy/u,workdir=busy/w,index=on",
+        32,
+        "kernel log: upperdir is in-use as upperdir/workdir of another mount",
+    ),
+    (
+        "lowerdir=l1,upperdir=u,workdir=w,userxattr,redirect_dir=on",
+        32,
+        "kernel log: conflicting options: userxattr,redirect_dir=on: invalid argument",
+    ),
+    (
+        "lowerdir=l1,upperdir=vol/u,workdir=vol/w",
+        32,
+        "workdir 'vol/w' was in use by a volatile mount that was not unmounted cleanly: remove its work/incompat/volatile",
+    ),
+    (
+        "lowerdir=overlay2:l1",
+        32,
+        "kernel log: maximum fs stacking depth exceeded: invalid argument",
+    ),
+    (
+        "lowerdir=l1\\,extraoption=c2Vj:l2",
+        32,
+        "lower layer 1 of 2 'l1\\134,extraoption...': no such file or directory",
+    ),
+    (
+        "upperdir=u,workdir=w",
+        1,
+        "no lower layer: expected lowerdir=, lowerdir+= or datadir+= among the options",
+    ),
+    (
+        "lowerdir=l1:l2,remount",
+        1,
+        "option 'remount' is refused: only new overlay mounts are made here",
+    ),
+    (
+        "lowerdir=l1:l2,X-containerd.mkfs=1",
+        1,
+        "option 'X-containerd.mkfs=1' is refused: the word was not consumed",
+    ),
+    (
+        "lowerdir=l1:l2,X-mount.idmap=0:0:1",
+        1,
+        "option 'X-mount.idmap=0:0:1' is refused: id-mapped layers",
+    ),
+    ("=x,lowerdir=l1:l2", 1, "option '=x' is refused: it has no name"),
+];
+
+fn stage() -> Stage {
+    let stage = Stage::with(&[
+        "l1/sub",
+        "l2",
+        "l3",
+        "u/in",
+        "w",
+        "t",
+        "tmpfs",
+        "bind",
+        "readonly",
+        "overlay",
+        "overlay2",
+        "busy/u",
+        "busy/w",
+        "busy/t",
+        "vol/u",
+        "vol/w/work/incompat/volatile",
+        "ou",
+        "ow",
+    ]);
+    fs::write(stage.join("file"), "").expect("a file");
+    let script = "set -e
+        mount -t tmpfs x tmpfs; mkdir tmpfs/w
+        mkdir bind.w; mount --bind . bind; mkdir -p w
+        mount -t tmpfs x readonly; mkdir readonly/u readonly/w; mount -o remount,ro readonly
+        mount -i -t overlay x overlay -o lowerdir=l2,upperdir=ou,workdir=ow; mkdir overlay/u overlay/w
+        mount -i -t overlay x overlay2 -o lowerdir=overlay:l3
+        mount -i -t overlay x busy/t -o lowerdir=l2,upperdir=busy/u,workdir=busy/w";
+    let ran = run(stage.command("/bin/sh").args(["-c", script]));
+    assert!(ran.ok(), "{ran}");
+    stage
+}
+
+/// What lies there apart from what other mounts show, and from the kernel's own `work/work`.
+fn files(stage: &Stage) -> Vec<String> {
+    let by_kernel = |line: &str| line.contains("/work ") || line.contains("/work/");
+    let plain = |line: String| line.split(" trusted.overlay").next().unwrap_or("").to_owned();
+    tree(stage.path()).into_iter().filter(|line| !by_kernel(line)).map(plain).collect()
+}
+
+#[test]
+fn every_mistake_names_its_culprit() {
+    let has_kernel_log = fs::File::open("/dev/kmsg").is_ok();
+    for build in BUILDS {
+        let stage = stage();
+        let (mounts_before, files_before) = (mounts(), files(&stage));
+        for (options, code, text) in TABLE {
+            if text.starts_with("kernel log") && !has_kernel_log {
+                not_run!("{options}: no /dev/kmsg");
+                continue;
+            }
+            let options = format!("{options},extraoption=c2VjcmV0");
+            let mut command = stage.command(programs::ours(build));
+            let ran = run(command.args(["overlay", "t", "-o", &options]));
+            let start = if *code == 1 {
+                "nydus-overlayfs: "
+            } else {
+                "nydus-overlayfs: cannot mount overlay on 't': "
+            };
+            let said = ran.said();
+            assert_eq!(ran.code(), Some(i32::from(*code)), "{ran}");
+            assert!(said.starts_with(start) && said.contains(text), "{ran}, expected {text}");
+            assert!(said.lines().count() == 1 && said.ends_with('\n'), "{ran}");
+            assert!(!ran.shows(b"c2Vj") && ran.stdout.is_empty(), "{ran}");
+            assert_eq!(mounts(), mounts_before, "{ran}");
+            assert_eq!(files(&stage), files_before, "{ran}");
+        }
+    }
+}
+
+/// Where the target is at fault, the words are not even shown to the kernel.
+#[test]
+fn a_bad_target_is_told_without_a_look_at_the_words() {
+    for (build, target, text) in BUILDS.into_iter().flat_map(|build| {
+        [
+            (build, "missing", "target: no such file or directory"),
+            (build, "file", "target: not a directory"),
+            (build, "l1/sub/x", "target: no such file or directory"),
+        ]
+    }) {
+        let stage = Stage::with(&["l1/sub", "l2", "u", "w"]);
+        fs::write(stage.join("file"), "").expect("a file");
+        let before = tree(stage.path());
+        let options = format!("lowerdir=l1:l2,{UPPER}");
+        let ran =
+            run(stage.command(programs::ours(build)).args(["overlay", target, "-o", &options]));
+        let expected = format!("nydus-overlayfs: cannot mount overlay on '{target}': {text}\n");
+        assert!(ran.code() == Some(32) && ran.said() == expected, "{ran}");
+        let mut calls = Vec::new();
+        let mut command = stage.command(programs::ours(build));
+        trace(command.args(["overlay", target, "-o", &options]), |_, stop| {
+            calls.push(stop.call);
+            true
+        });
+        for call in [libc::SYS_fsopen, libc::SYS_fsconfig, libc::SYS_mount] {
+            assert!(!calls.contains(&call.cast_unsigned()), "{build} {target}: {calls:?}");
+        }
+        assert_eq!(tree(stage.path()), before);
+    }
+}
