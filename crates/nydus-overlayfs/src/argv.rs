@@ -9,7 +9,7 @@ pub trait Arguments<'a>: Iterator<Item = &'a CStr> + Clone {}
 impl<'a, I: Iterator<Item = &'a CStr> + Clone> Arguments<'a> for I {}
 
 /// What the command line asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Command<'a, A> {
     /// `--help`.
     Help,
@@ -19,8 +19,9 @@ pub enum Command<'a, A> {
     Mount(Invocation<'a, A>),
 }
 
-/// A mount as the command line has it.
-#[derive(Clone, Copy, Debug)]
+/// A mount as the command line has it. Not `Debug`: its options may hold values that must not be
+/// shown.
+#[derive(Clone, Copy)]
 pub struct Invocation<'a, A> {
     /// The first positional argument.
     pub source: &'a CStr,

@@ -20,8 +20,8 @@ use crate::options::{Lsm, OptionStrings, Options, Refusal};
 use crate::shorten;
 use crate::sys::Kernel;
 
-/// A mount that is asked for.
-#[derive(Clone, Debug)]
+/// A mount that is asked for. Not `Debug`: its strings may hold values that must not be shown.
+#[derive(Clone)]
 pub struct Request<'a, O> {
     /// What mountinfo shows as the source.
     pub source: &'a CStr,

@@ -28,8 +28,8 @@ pub enum Refusal<'a> {
     Word(&'a [u8], &'static str),
 }
 
-/// Option strings and what they mean.
-#[derive(Clone, Debug)]
+/// Option strings and what they mean. Not `Debug`, as they may hold values that must not be shown.
+#[derive(Clone)]
 pub struct Options<O> {
     strings: O,
     lsm: Lsm,
