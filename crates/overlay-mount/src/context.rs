@@ -32,20 +32,23 @@ pub(crate) fn configure<'a, K: Kernel, O: OptionStrings<'a>>(
     for flag in options.superblock_flags() {
         kernel.set_flag(context, flag).map_err(plain)?;
     }
-    let mut layers_from = options.last(b"lowerdir").filter(|v| v.len() > FSCONFIG_VALUE_MAX);
+    let is_long = |value: &[u8]| value.len() > FSCONFIG_VALUE_MAX;
+    let mut only_from = options.last(b"lowerdir").filter(|value| is_long(value));
     let mut split = false;
     for word in options.kept() {
         let (key, value) = key_value(word);
         let refused = |errno| Refused { word, errno };
         if matches!(key, b"lowerdir" | b"lowerdir+" | b"datadir+") {
-            // A later `lowerdir=` replaces these, but could not follow them once it is split.
-            if layers_from.is_some_and(|last| value.map(<[u8]>::as_ptr) != Some(last.as_ptr())) {
+            // The last `lowerdir=` replaces these, but could not follow them once it is split.
+            if only_from.is_some_and(|last| value.map(<[u8]>::as_ptr) != Some(last.as_ptr())) {
                 continue;
             }
-            if split {
+            only_from = None;
+            // The kernel's rule for a `lowerdir=`, which it cannot see when that was split.
+            if split && key != b"lowerdir" {
                 return Err(refused(Errno::INVAL));
             }
-            split = layers_from.take().is_some();
+            split = key == b"lowerdir" && value.is_some_and(is_long);
         }
         set_word(kernel, context, key, value).map_err(refused)?;
     }

@@ -203,3 +203,20 @@ fn propagation() {
         assert_eq!(mount.propagation, ["shared"]);
     });
 }
+
+/// The kernel cannot see that layers it got one by one were a `lowerdir=`, which no `lowerdir+=`
+/// may follow.
+#[test]
+fn a_split_list_obeys_the_kernels_rules() {
+    each(|_, build| {
+        for (tail, code) in
+            [(",lowerdir+=l1", 32), (",lowerdir+=l1,lowerdir=l1:l2", 32), (",lowerdir=l1:l2", 0)]
+        {
+            let stage = Stage::with(&["t", "l1", "l2"]);
+            let options = layers(&stage, 60, 1, "") + tail;
+            let mut command = stage.command(programs::ours(build));
+            let ran = run(command.args(["overlay", "t", "-o", &options]));
+            assert_eq!(ran.code(), Some(code), "{ran}");
+        }
+    });
+}
