@@ -1,8 +1,8 @@
 //! Seeded option sets, valid and invalid, for the comparison with `mount(8)`.
 
-use overlay_mount::table::TABLE;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use crate::vocabulary::{
+    COMMON, DELIBERATE, LAYERS, NONSENSE, OVERLAY, QUOTES, RAW_LAYER, SECRET, SECURITY, long_layer,
+};
 
 /// A small generator of numbers (SplitMix64), so that a seed means the same everywhere.
 #[derive(Clone, Debug)]
@@ -38,61 +38,57 @@ impl Rng {
     }
 }
 
-/// The value that no output may show.
-pub const SECRET: &str = "c2VjcmV0LXJlZ2lzdHJ5LXRva2Vu";
-
-/// Directories that each case finds, relative to its working directory: name and whether the
-/// name needs backslashes in an option. See [`escaped`].
-pub const LAYERS: &[&str] =
-    &["l1", "l2", "l3", "a,b", "c:d", "e\\f", "sp ace", "new\nline", "t\tab", "\u{e4}", "l1/sub"];
-
-/// Non-UTF-8 name of one more layer.
-pub const RAW_LAYER: &[u8] = b"raw\xff\xfe";
-
-/// Length of each name in [`long_layer`].
-const LONG: usize = 148;
-
-/// How many layers have long names.
-pub const LONG_LAYERS: usize = 24;
-
-/// A layer with a long name.
-pub fn long_layer(number: usize) -> String {
-    format!("{}{number:02}", "n".repeat(LONG))
-}
-
-/// `name` with the letters escaped that mean something in a `lowerdir=` value.
-pub fn escaped(name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::new();
-    for byte in name {
-        if matches!(byte, b',' | b':' | b'\\') {
-            path.push(b'\\');
-        }
-        path.push(*byte);
-    }
-    path
-}
-
 /// Option words of one case.
 pub type Words = Vec<Vec<u8>>;
+
+/// One case.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The option words.
+    pub words: Words,
+    /// The target, relative to the working directory.
+    pub target: &'static str,
+    /// Whether the target stands as an absolute path on the command line.
+    pub absolute: bool,
+    /// Whether the target's mount is shared: a new mount becomes shared too, then.
+    pub shared: bool,
+}
+
+/// Case `index` of `seed`, for the working directory `base`.
+pub fn case(seed: u64, index: u64, base: &str) -> Case {
+    let rng = &mut Rng::new(seed, index);
+    Case {
+        words: words(rng, base),
+        target: if rng.chance(94) { "m" } else { rng.pick(&["link", "m/below", "gone", "file"]) },
+        absolute: rng.chance(80),
+        shared: rng.chance(15),
+    }
+}
 
 /// The words with commas between them.
 pub fn join(words: &[Vec<u8>]) -> Vec<u8> {
     words.join(&b',')
 }
 
-/// The words that a person can read.
-pub fn show(words: &[Vec<u8>]) -> String {
-    OsStr::from_bytes(&join(words)).to_string_lossy().into_owned()
-}
-
 /// Words of a mount in `base`; most of them are ones that the kernel takes.
-pub fn words(rng: &mut Rng, base: &str) -> Words {
-    let mut words = frame(rng, base);
+fn words(rng: &mut Rng, base: &str) -> Words {
+    let mut words = if rng.chance(3) { limit(rng, base) } else { frame(rng, base) };
     for _ in 0..rng.below(5) {
         let word = extra(rng);
         words.insert(rng.below(words.len() + 1), word);
     }
     words
+}
+
+/// Words for the kernel that are together as long as `mount(2)` takes, or a little off.
+fn limit(rng: &mut Rng, base: &str) -> Words {
+    let names: Vec<_> = (0..20).map(|number| format!("{base}/{}", long_layer(number))).collect();
+    let lower = format!("lowerdir={}", names.join(":"));
+    let rest = format!(",upperdir={base}/u,workdir={base}/w");
+    let length = 4090 + rng.below(10);
+    let padding = "/".repeat(length - lower.len() - rest.len());
+    let padded = lower.replacen(&format!("{base}/"), &format!("{base}/{padding}"), 1);
+    [padded, rest].concat().split(',').map(|word| word.as_bytes().to_vec()).collect()
 }
 
 /// Layers, upper and work directory.
@@ -105,28 +101,25 @@ fn frame(rng: &mut Rng, base: &str) -> Words {
         words.push([b"datadir+=".as_slice(), &path(rng, base, b"d1")].concat());
     }
     if rng.chance(65) {
-        let upper = if rng.chance(92) {
-            rng.pick(&["u", "u,2"])
-        } else {
-            rng.pick(&["l1", "file", "missing", "u/in"])
-        };
-        let work = if rng.chance(92) {
-            rng.pick(&["w", "w:2"])
-        } else {
-            rng.pick(&["u/in", "u", "missing", "other/w"])
-        };
-        words
-            .push([b"upperdir=".as_slice(), &escaped(&path(rng, base, upper.as_bytes()))].concat());
-        if rng.chance(96) {
-            words.push(
-                [b"workdir=".as_slice(), &escaped(&path(rng, base, work.as_bytes()))].concat(),
-            );
-        }
+        words.extend(upper_and_work(rng, base));
     }
     if rng.chance(25) {
         let last = words.len();
         words.swap(rng.below(last), last - 1);
     }
+    words
+}
+
+fn upper_and_work(rng: &mut Rng, base: &str) -> Words {
+    const UPPER: [&[&str]; 2] = [&["u", "u", "u,2", "u\"q"], &["l1", "file", "missing", "u/in"]];
+    const WORK: [&[&str]; 2] = [&["w", "w:2"], &["u/in", "u", "missing", "other/w"]];
+    let mut word = |key: &str, [good, bad]: [&[&str]; 2]| {
+        let names = if rng.chance(92) { good } else { bad };
+        let name = rng.pick(names);
+        [key.as_bytes(), &escaped(&path(rng, base, name.as_bytes()))].concat()
+    };
+    let mut words = vec![word("upperdir=", UPPER), word("workdir=", WORK)];
+    words.truncate(if rng.chance(96) { 2 } else { 1 });
     words
 }
 
@@ -140,6 +133,12 @@ fn path(rng: &mut Rng, base: &str, name: &[u8]) -> Vec<u8> {
     [prefix.as_bytes(), name].concat()
 }
 
+/// `name` with the letters escaped that mean something in a `lowerdir=` value.
+fn escaped(name: &[u8]) -> Vec<u8> {
+    let special = |byte: &u8| matches!(byte, b',' | b':' | b'\\');
+    name.iter().flat_map(|byte| special(byte).then_some(b'\\').into_iter().chain([*byte])).collect()
+}
+
 fn lower(rng: &mut Rng, base: &str) -> Vec<u8> {
     let mut value = Vec::new();
     let many = rng.chance(10);
@@ -150,14 +149,8 @@ fn lower(rng: &mut Rng, base: &str) -> Vec<u8> {
             let odd = odd_separator == Some(number);
             value.extend(if odd { rng.pick(&["::", "::", ":::"]) } else { ":" }.bytes());
         }
-        let name = match rng.below(120) {
-            _ if many => long_layer(number).into_bytes(),
-            0 => b"missing".to_vec(),
-            1 => b"file".to_vec(),
-            2 => RAW_LAYER.to_vec(),
-            3 => b"d1".to_vec(),
-            _ => rng.pick(LAYERS).as_bytes().to_vec(),
-        };
+        let long = many && !rng.chance(5);
+        let name = layer(rng, long.then_some(number));
         let path = path(rng, base, &name);
         value.extend(if rng.chance(95) { escaped(&path) } else { path });
     }
@@ -169,138 +162,42 @@ fn lower(rng: &mut Rng, base: &str) -> Vec<u8> {
     [key.as_bytes(), &value].concat()
 }
 
-/// Words of overlayfs, good and bad.
-const OVERLAY: &[&str] = &[
-    "index=on",
-    "index=off",
-    "index=bad",
-    "index",
-    "metacopy=on",
-    "metacopy=off",
-    "metacopy=",
-    "redirect_dir=on",
-    "redirect_dir=off",
-    "redirect_dir=follow",
-    "redirect_dir=nofollow",
-    "redirect_dir=bad",
-    "xino=on",
-    "xino=off",
-    "xino=auto",
-    "xino=bad",
-    "volatile",
-    "volatile=",
-    "volatile=1",
-    "userxattr",
-    "nfs_export=on",
-    "nfs_export=off",
-    "verity=off",
-    "verity=on",
-    "verity=require",
-    "uuid=on",
-    "uuid=off",
-    "uuid=null",
-    "uuid=auto",
-    "default_permissions",
-    "source=x",
-    "override_creds",
-    "lowerdir=l1:l2",
-    "lowerdir=",
-    "upperdir=",
-    "workdir=w",
-];
-
-/// Words that are almost some that are known, and nonsense.
-const NONSENSE: &[&str] = &[
-    "",
-    "=x",
-    "=",
-    "foo",
-    "foo=bar",
-    "uid=0",
-    "gid=root",
-    "mode=755",
-    "sub",
-    "nosub",
-    "_rnetdev",
-    "RO",
-    " ro",
-    "ro ",
-    "rox",
-    "no suid",
-    "user=joe",
-    "user=",
-    "users=1",
-    "comment=a=b",
-    "x-systemd.automount",
-    "X-foo",
-    "x-",
-    "verity.foo=1",
-    "a\\,b",
-    "\\",
-    "$HOME",
-    "`id`",
-    "*",
-    "#",
-    "'",
-    "a'b",
-    "lowerdir:x",
-    "size=1m",
-    "nr_inodes=5",
-];
-
-const SECURITY: &[&str] = &[
-    "context=system_u:object_r:tmp_t:s0",
-    "context=\"system_u:object_r:tmp_t:s0:c1,c2\"",
-    "fscontext=\"a,ro\"",
-    "defcontext=x",
-    "rootcontext=y",
-    "seclabel",
-    "smackfsdef=_",
-    "smackfsroot",
-];
-
-/// Words that are treated otherwise on purpose; `overlay_mount::table::DIFFERENCES` says how.
-pub const DELIBERATE: &[&str] = &[
-    "nofail",
-    "X-containerd.foo=1",
-    "X-mount.mkdir",
-    "X-mount.mkdir=0700",
-    "X-mount.owner=7",
-    "X-mount.idmap=0:0:1",
-    "bind",
-    "rbind",
-    "move",
-    "remount",
-];
+fn layer(rng: &mut Rng, long: Option<usize>) -> Vec<u8> {
+    match (long, rng.below(120)) {
+        (Some(number), _) => long_layer(number).into_bytes(),
+        (_, 0) => b"missing".to_vec(),
+        (_, 1) => b"file".to_vec(),
+        (_, 2) => RAW_LAYER.to_vec(),
+        (_, 3) => b"d1".to_vec(),
+        _ => rng.pick(LAYERS).as_bytes().to_vec(),
+    }
+}
 
 fn extra(rng: &mut Rng) -> Vec<u8> {
     let word = match rng.below(100) {
-        0..60 => table_word(rng),
-        60..72 => rng.pick(OVERLAY).to_owned(),
-        72..79 => rng.pick(NONSENSE).to_owned(),
-        79..84 => rng.pick(SECURITY).to_owned(),
-        84..86 => format!("x-pad={}", "p".repeat(rng.below(4200))),
-        86..97 => carried(rng),
+        0..57 => common(rng),
+        57..69 => rng.pick(OVERLAY).to_owned(),
+        69..75 => rng.pick(NONSENSE).to_owned(),
+        75..79 => rng.pick(SECURITY).to_owned(),
+        79..82 => rng.pick(QUOTES).to_owned(),
+        82..84 => format!("x-pad={}", "p".repeat(rng.below(4200))),
+        84..96 => carried(rng),
         _ => rng.pick(DELIBERATE).to_owned(),
     };
     word.into_bytes()
 }
 
-fn table_word(rng: &mut Rng) -> String {
-    loop {
-        let name = TABLE[rng.below(TABLE.len())].name;
-        let suffix = match rng.below(30) {
-            0 => "=",
-            1 => "=1",
-            2 => "=no",
-            3 => "x",
-            _ => "",
-        };
-        let word = format!("{name}{suffix}");
-        let is_deliberate = name.starts_with("X-") || DELIBERATE.contains(&name);
-        if !is_deliberate && !is_carried(word.as_bytes()) {
-            return word;
-        }
+/// A word of the common ones, a few of them a little changed.
+fn common(rng: &mut Rng) -> String {
+    let word = rng.pick(COMMON);
+    match rng.below(40) {
+        0 => format!("{word}="),
+        1 => format!("{word}=1"),
+        2 => format!("{word}=no"),
+        3 => format!("{word}x"),
+        4 => word.to_uppercase(),
+        5 => format!("no{word}"),
+        _ => word.to_owned(),
     }
 }
 
@@ -311,10 +208,4 @@ fn carried(rng: &mut Rng) -> String {
         1 => format!("{key}="),
         _ => format!("{key}={SECRET}"),
     }
-}
-
-/// Whether the word is meant for another reader of the slice.
-pub fn is_carried(word: &[u8]) -> bool {
-    let key = word.split(|byte| *byte == b'=').next().unwrap_or_default();
-    matches!(key, b"extraoption" | b"io.katacontainers.volume")
 }

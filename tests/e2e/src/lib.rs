@@ -12,6 +12,8 @@ pub mod run;
 pub mod stage;
 pub mod trace;
 pub mod tree;
+pub mod vocabulary;
+pub mod yardstick;
 
 /// Says that a case does not run here, and why; `cargo xtask test` counts these lines.
 ///

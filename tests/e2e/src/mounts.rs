@@ -23,7 +23,7 @@ pub struct Mount {
     /// What the mount's creator called the source.
     pub source: OsString,
     /// Options of the superblock, as shown: `\ooo` still in it.
-    pub superblock: Vec<u8>,
+    pub superblock: OsString,
 }
 
 /// Layers of an overlay, in whichever form mountinfo shows them.
@@ -69,7 +69,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let propagation = propagation.collect();
     let kind = text(fields.next()?);
     let source = decoded(fields.next()?);
-    let superblock = fields.next()?.to_vec();
+    let superblock = OsString::from_vec(fields.next()?.to_vec());
     Some(Mount { id, root, point, options, propagation, kind, source, superblock })
 }
 
@@ -92,7 +92,7 @@ impl Mount {
     /// The layers, and the other options of the superblock.
     pub fn overlay(&self) -> Overlay {
         let mut overlay = Overlay::default();
-        for option in self.superblock.split(|byte| *byte == b',') {
+        for option in self.superblock.as_bytes().split(|byte| *byte == b',') {
             let at = option.iter().position(|byte| *byte == b'=');
             let (key, value) = option.split_at(at.map_or(0, |at| at + 1));
             let value = decoded(value);

@@ -1,30 +1,39 @@
 //! What a mount helper did: everything that the comparison with `mount(8)` calls hard.
 
-use crate::generate::{LAYERS, LONG_LAYERS, RAW_LAYER, long_layer};
-use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, StatxFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use std::ffi::OsStr;
+pub use crate::stage::private_namespace;
+
+use crate::mounts::{Mount, Overlay, mounts, statmount};
+use crate::run::{Ran, run};
+use crate::tree::tree;
+use crate::vocabulary::{LAYERS, LONG_LAYERS, RAW_LAYER, long_layer};
+use anyhow::Result;
+use rustix::fs::XattrFlags;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
+use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 /// What is compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// Whether the helper exited with 0.
     pub mounted: bool,
-    /// The new lines of mountinfo, without ids.
-    pub mounts: Vec<String>,
-    /// statmount(2): superblock magic and flags, attributes and propagation of the mount.
-    pub statmount: Option<[u64; 4]>,
-    /// The merged tree: type and mode, owner, path, contents.
+    /// Lines of mountinfo that were not there before, without numbers.
+    pub mounts: Vec<Mount>,
+    /// The layers of the new mounts, below the directory of the case.
+    pub layers: Vec<Overlay>,
+    /// statmount(2) of the new mounts.
+    pub statmount: Vec<Option<[u64; 4]>>,
+    /// The merged tree.
     pub tree: Vec<String>,
     /// What creating a file in it says.
-    pub writing: String,
+    pub writing: Vec<String>,
     /// What is left beside the target after unmounting.
     pub left: Vec<String>,
 }
@@ -32,148 +41,132 @@ pub struct Observation {
 impl Observation {
     /// Each value that is not the same in `other`, one a line.
     pub fn differences(&self, other: &Self) -> String {
-        let one = |what: &str, ours: &dyn Debug, theirs: &dyn Debug| {
-            let (ours, theirs) = (format!("{ours:?}"), format!("{theirs:?}"));
-            let line = format!("  {what}: {ours}\n  {}  not: {theirs}\n", " ".repeat(what.len()));
-            if ours == theirs { String::new() } else { line }
-        };
         [
             one("mounted", &self.mounted, &other.mounted),
             one("mounts", &self.mounts, &other.mounts),
+            one("layers", &self.layers, &other.layers),
             one("statmount", &self.statmount, &other.statmount),
-            one("tree", &self.tree, &other.tree),
+            one("tree", &only(&self.tree, &other.tree), &only(&other.tree, &self.tree)),
             one("writing", &self.writing, &other.writing),
-            one("left", &self.left, &other.left),
+            one("left", &only(&self.left, &other.left), &only(&other.left, &self.left)),
         ]
         .concat()
     }
+
+    /// Without the form in which mountinfo shows the layers.
+    pub fn without_form(mut self) -> Self {
+        self.mounts.iter_mut().for_each(|mount| mount.superblock.clear());
+        self
+    }
 }
 
-/// Moves this thread into a mount namespace of its own.
-///
-/// # Errors
-/// No privilege to do so.
-pub fn private_namespace() -> Result<()> {
-    // SAFETY: a mount namespace of its own does not touch the memory or files of other threads.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
-        .context("cannot unshare the mount namespace: root or a user namespace is needed")?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).context("cannot make / private")
+fn one<T: Debug + PartialEq>(what: &str, ours: &T, theirs: &T) -> String {
+    let width = what.len();
+    let lines = || format!("  {what}: {ours:?}\n  {:width$}  not: {theirs:?}\n", "");
+    if ours == theirs { String::new() } else { lines() }
 }
 
-/// Runs `command` in a fresh tree at `base` and looks at what it did to the directory `base/m`.
+/// Lines of `list` that `other` has not.
+fn only<'a>(list: &'a [String], other: &[String]) -> Vec<&'a String> {
+    list.iter().filter(|line| !other.contains(line)).collect()
+}
+
+/// A fresh tree for a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// The directory to mount it on.
+    pub base: &'a Path,
+    /// Whether its mount is shared.
+    pub shared: bool,
+    /// Whether names are as [`plain`] makes them. In the observation they always are.
+    pub plain: bool,
+}
+
+/// `name` without what `mount(8)` cannot be told: a quote, and after a comma one of its words.
+fn plain(name: &str) -> String {
+    name.replace('"', "!").replace(",ro", "!ro")
+}
+
+/// Runs `command` in a fresh tree and looks at what it did.
 ///
 /// # Errors
 /// The tree cannot be made or looked at.
-pub fn observe(base: &Path, command: &mut Command) -> Result<(Observation, Output)> {
-    rustix::mount::mount(c"case", base, c"tmpfs", MountFlags::empty(), c"mode=0755")?;
-    let done = populate(base).and_then(|()| look(base, command));
+pub fn observe(scene: Scene<'_>, command: &mut Command) -> Result<(Observation, Ran)> {
+    let base = scene.base;
+    mount(c"case", base, c"tmpfs", MountFlags::empty(), c"mode=0755")?;
+    if scene.shared {
+        mount_change(base, MountPropagationFlags::SHARED)?;
+    }
+    let done = populate(scene).map(|()| look(scene, command));
     rustix::process::chdir("/")?;
-    rustix::mount::unmount(base, UnmountFlags::DETACH)?;
+    unmount(base, UnmountFlags::DETACH)?;
     done
 }
 
-fn populate(base: &Path) -> Result<()> {
-    rustix::process::chdir(base)?;
+/// Makes layers, upper and work directories, and makes `base` the working directory.
+fn populate(scene: Scene<'_>) -> Result<()> {
+    rustix::process::chdir(scene.base)?;
+    let named = |name: &str| if scene.plain { plain(name) } else { name.to_owned() };
     let long: Vec<_> = (0..LONG_LAYERS).map(long_layer).collect();
-    let layers = LAYERS.iter().copied().chain(long.iter().map(String::as_str));
-    let names = layers.map(OsStr::new).chain([OsStr::from_bytes(RAW_LAYER)]);
-    for (number, name) in names.enumerate() {
-        fs::create_dir_all(name)?;
-        fs::write(Path::new(name).join(format!("from-{number}")), "")?;
-        fs::write(Path::new(name).join("same"), number.to_string())?;
+    let layers = LAYERS.iter().map(|name| named(name)).chain(long);
+    let raw = OsStr::from_bytes(RAW_LAYER).to_owned();
+    for (number, name) in layers.map(OsString::from).chain([raw]).enumerate() {
+        fs::create_dir_all(&name)?;
+        fs::write(Path::new(&name).join(format!("from-{number}")), "")?;
+        fs::write(Path::new(&name).join("same"), number.to_string())?;
     }
-    for name in ["d1", "u", "u,2", "w", "w:2", "u/in", "other", "m", "m/below"] {
-        fs::create_dir(name)?;
+    for name in ["d1", "u", "u,2", "u\"q", "w", "w:2", "u/in", "other", "m", "m/below"] {
+        fs::create_dir(named(name))?;
     }
-    rustix::mount::mount(c"other", "other", c"tmpfs", MountFlags::empty(), None)?;
+    chown("l1/same", Some(1), Some(2))?;
+    fs::set_permissions("l1/same", PermissionsExt::from_mode(0o4755))?;
+    rustix::fs::setxattr("l2/same", c"trusted.mark", b"here", XattrFlags::empty())?;
+    symlink("m", "link")?;
+    mount(c"other", "other", c"tmpfs", MountFlags::empty(), None)?;
     fs::create_dir("other/w")?;
     Ok(fs::write("file", "")?)
 }
 
-fn look(base: &Path, command: &mut Command) -> Result<(Observation, Output)> {
-    let before = mountinfo()?;
-    let output = command.stdin(Stdio::null()).output().context("cannot run the helper")?;
-    let after = mountinfo()?;
-    let fresh = after.into_iter().filter(|line| !before.contains(line));
-    let mut seen = Observation {
-        mounted: output.status.success(),
-        mounts: fresh.map(|line| without_ids(&line)).collect(),
-        ..Observation::default()
+fn look(scene: Scene<'_>, command: &mut Command) -> (Observation, Ran) {
+    let before = mounts();
+    let ran = run(command);
+    let fresh: Vec<_> = mounts().into_iter().filter(|mount| !before.contains(mount)).collect();
+    let points: Vec<PathBuf> = fresh.iter().map(|mount| mount.point.clone()).collect();
+    let write = |point: &PathBuf| match fs::write(point.join("written"), "") {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => error.to_string(),
     };
-    let target = base.join("m");
-    if !seen.mounts.is_empty() {
-        seen.statmount = statmount(&target);
-        seen.tree = tree(&target);
-        seen.writing = match fs::write(target.join("written"), "") {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => error.to_string(),
+    let mut seen = Observation {
+        mounted: ran.ok(),
+        layers: fresh.iter().map(|mount| below(scene, mount.overlay())).collect(),
+        mounts: fresh.into_iter().map(|mount| Mount { id: 0, ..mount }).collect(),
+        statmount: points.iter().map(|point| statmount(point)).collect(),
+        tree: points.iter().flat_map(|point| tree(point)).collect(),
+        writing: points.iter().map(write).collect(),
+        left: vec![],
+    };
+    for point in points.iter().rev() {
+        // One that was only changed may be in use.
+        let _ = unmount(point, UnmountFlags::DETACH);
+    }
+    seen.left = tree(scene.base);
+    for line in &mut seen.left {
+        *line = plain(&line.replace("\\\"", "\""));
+    }
+    seen.left.sort();
+    (seen, ran)
+}
+
+/// `layers` with the base and each `.` cut off.
+fn below(scene: Scene<'_>, mut layers: Overlay) -> Overlay {
+    let Overlay { lower, data, upper, work, .. } = &mut layers;
+    for path in lower.iter_mut().chain(data).chain(upper).chain(work) {
+        let rest = path.strip_prefix(scene.base).unwrap_or(path).components();
+        let rest: PathBuf = rest.filter(|part| *part != Component::CurDir).collect();
+        *path = match rest.to_str() {
+            Some(text) => plain(text).into(),
+            None => rest,
         };
     }
-    while rustix::mount::unmount(&target, UnmountFlags::DETACH).is_ok() {}
-    seen.left = tree(base);
-    Ok((seen, output))
-}
-
-fn mountinfo() -> Result<Vec<Vec<u8>>> {
-    let text = fs::read("/proc/thread-self/mountinfo")?;
-    Ok(text.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect())
-}
-
-/// Root, mount point, options, propagation without peer groups, type, source, superblock options.
-fn without_ids(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let kept = text.split(' ').skip(3).map(|field| match field.split_once(':') {
-        Some((kind @ ("shared" | "master" | "propagate_from"), _)) => kind,
-        _ => field,
-    });
-    kept.collect::<Vec<_>>().join(" ")
-}
-
-/// A line for each file below `root`, sorted; what cannot be read is said in its line.
-fn tree(root: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    add_tree(root, &mut Vec::new(), &mut lines);
-    lines.sort();
-    lines
-}
-
-fn add_tree(directory: &Path, name: &mut Vec<u8>, lines: &mut Vec<String>) {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => return lines.push(format!("{} {error}", name.escape_ascii())),
-    };
-    for entry in entries.flatten() {
-        let (path, length) = (entry.path(), name.len());
-        name.push(b'/');
-        name.extend(entry.file_name().as_bytes());
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        let contents = if meta.is_file() { fs::read(&path).unwrap_or_default() } else { vec![] };
-        let (mode, uid, gid) = (meta.mode(), meta.uid(), meta.gid());
-        let (shown, contents) = (name.escape_ascii(), contents.escape_ascii());
-        lines.push(format!("{mode:o} {uid}:{gid} {shown} {contents}"));
-        if meta.is_dir() {
-            add_tree(&path, name, lines);
-        }
-        name.truncate(length);
-    }
-}
-
-/// statmount(2) of the mount at `target`: sb_magic, sb_flags, mnt_attr, mnt_propagation.
-/// `None` before Linux 6.8.
-fn statmount(target: &Path) -> Option<[u64; 4]> {
-    const STATMOUNT: libc::c_long = 457;
-    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
-    const SB_BASIC_AND_MNT_BASIC: u64 = 1 | 2;
-    let unique = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
-    let id = rustix::fs::statx(CWD, target, AtFlags::empty(), unique).ok()?.stx_mnt_id;
-    // struct mnt_id_req { u32 size, spare; u64 mnt_id, param; }
-    let request: [u64; 3] = [24, id, SB_BASIC_AND_MNT_BASIC];
-    let mut reply = [0_u64; 64];
-    // SAFETY: both buffers are as long as the kernel is told, and live through the call.
-    let done = unsafe {
-        libc::syscall(STATMOUNT, request.as_ptr(), reply.as_mut_ptr(), size_of_val(&reply), 0)
-    };
-    // struct statmount: sb_magic at 24, sb_flags at 32, mnt_attr at 64, mnt_propagation at 72.
-    (done == 0).then(|| [reply[3], reply[4] & 0xffff_ffff, reply[8], reply[9]])
+    layers
 }
