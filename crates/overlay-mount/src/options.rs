@@ -81,10 +81,15 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
         self.strings.clone().flat_map(words).filter(reaches_kernel)
     }
 
-    /// The changes of the propagation type, in order, as `mount(2)` flags.
+    /// The changes of the propagation type, in order, as `mount(2)` flags. As in libmount, a word
+    /// for a type that was named before has no effect.
     pub fn propagation(&self) -> impl Iterator<Item = u32> + use<'a, O> {
-        self.strings.clone().flat_map(words).filter_map(|word| match effect(word) {
-            Some(Effect::Propagation(flags)) => Some(flags),
+        let mut named = 0;
+        self.strings.clone().flat_map(words).filter_map(move |word| match effect(word) {
+            Some(Effect::Propagation(flags)) if flags & !ms::REC & named == 0 => {
+                named |= flags;
+                Some(flags)
+            }
             _ => None,
         })
     }
@@ -195,6 +200,14 @@ mod tests {
         for (strings, flags, kept, relative) in table {
             assert_eq!(read(strings), Ok((*flags, String::from(*kept), *relative)), "{strings:?}");
         }
+    }
+
+    #[test]
+    fn each_propagation_type_counts_once() {
+        let string: &[u8] = b"lowerdir=/a,slave,rprivate,rslave,private,shared,rshared";
+        let options = Options::read([string].into_iter(), Lsm::default).ok().unwrap();
+        let expected = [ms::SLAVE, ms::PRIVATE | ms::REC, ms::SHARED];
+        assert!(options.propagation && options.propagation().eq(expected));
     }
 
     #[test]

@@ -260,6 +260,18 @@ pub const DIFFERENCES: &[Difference] = &[
         "a letter",
         "a carried option must never hide behind it",
     ),
+    differs(
+        "a comma after a backslash",
+        "ends the word if it is a known one",
+        "a letter",
+        "the kernel takes it as a letter of the path",
+    ),
+    differs(
+        "a target that is no directory",
+        "fails and leaves files in the work directory",
+        "fails and leaves nothing",
+        "a failed mount changes nothing",
+    ),
     differs("bind", "makes another kind of mount", "refused", NOT_A_MOUNT),
     differs("rbind", "makes another kind of mount", "refused", NOT_A_MOUNT),
     differs("move", "refused, or moves a mount, by version", "refused", NOT_A_MOUNT),

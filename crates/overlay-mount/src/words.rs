@@ -1,6 +1,7 @@
-//! Splits an option string into words, byte by byte as libmount 2.38 does.
+//! Splits an option string into words, byte by byte.
 //!
-//! A comma ends a word unless a backslash stands before it. A double quote groups only
+//! A comma ends a word unless a backslash makes a letter of it, as one can of a backslash: so
+//! overlayfs itself splits its data. A double quote groups only
 //! directly after the `=` of an SELinux context word, and only if it is closed: elsewhere it is
 //! a letter of a path, as it is for the kernel.
 
@@ -31,13 +32,10 @@ pub fn ranges(string: &[u8]) -> impl Iterator<Item = Range<usize>> + Clone {
 
 fn word_end(string: &[u8], start: usize) -> usize {
     let mut at = start + quoted_prefix(&string[start..]);
-    while at < string.len() {
-        if string[at] == b',' && (at == start || string[at - 1] != b'\\') {
-            break;
-        }
-        at += 1;
+    while at < string.len() && string[at] != b',' {
+        at += if string[at] == b'\\' { 2 } else { 1 };
     }
-    at
+    at.min(string.len())
 }
 
 /// Length of `context="…"` at the start of `rest`, 0 where there is none.
@@ -74,7 +72,8 @@ mod tests {
             (b",", &[]),
             (b",,a,,b,", &[b"a", b"b"]),
             (b"a\\,b,c", &[b"a\\,b", b"c"]),
-            (b"a\\\\,b", &[b"a\\\\,b"]),
+            (b"a\\\\,b", &[b"a\\\\", b"b"]),
+            (b"a\\\\\\,b", &[b"a\\\\\\,b"]),
             (b"a\\,,b", &[b"a\\,", b"b"]),
             (b"a\\", &[b"a\\"]),
             (b"\"a,b\"", &[b"\"a", b"b\""]),
@@ -140,7 +139,9 @@ mod tests {
             if let (b'"', true, Some(close)) = (string[at], may_open, close) {
                 hidden_until = at + 1 + close + 1;
             }
-            let escaped = at > word_start && string[at - 1] == b'\\';
+            let from = word_start.max(hidden_until).min(at);
+            let backslashes = string[from..at].iter().rev().take_while(|byte| **byte == b'\\');
+            let escaped = backslashes.count() % 2 == 1;
             if string[at] == b',' && !escaped && at >= hidden_until {
                 words.push(std::vec![]);
             } else if let Some(word) = words.last_mut() {

@@ -7,7 +7,7 @@ pub const SECRET: &str = "c2VjcmV0LXJlZ2lzdHJ5LXRva2Vu";
 #[rustfmt::skip]
 pub const LAYERS: &[&str] = &[
     "l1", "l2", "l3", "a,b", "a,ro", "c:d", "e\\f", "sp ace", "new\nline", "t\tab",
-    "q\"x", "\u{e4}", "h#", "l1/sub",
+    "q\"x", "\u{e4}", "h#", "end\\", "l1/sub",
 ];
 
 /// Non-UTF-8 name of one more layer.
@@ -58,7 +58,7 @@ pub const OVERLAY: &[&str] = &[
 pub const NONSENSE: &[&str] = &[
     "", "=x", "=", "foo", "foo=bar", "uid=0", "gid=root", "mode=755", "sub", "nosub", "_rnetdev",
     "RO", " ro", "ro ", "rox", "no suid", "user=joe", "user=", "users=1", "comment=a=b",
-    "x-systemd.automount", "X-foo", "x-", "X-", "x", "X", "verity.foo=1", "a\\,b", "x-a\\,ro", "comment=\\,nodev",
+    "x-systemd.automount", "X-foo", "x-", "X-", "x", "X", "verity.foo=1", "a\\,b", "x-a\\,ro", "x-a\\\\,ro", "comment=\\,nodev",
     "\\", "l1\\", "$HOME", "`id`", "*", "#", "'", "a'b", "lowerdir:x", "size=1m", "nr_inodes=5",
     "%s", "ro,rw", "dev,nodev", "extraoptions=e30=", "Extraoption=e30=", "io.katacontainers=x",
 ];

@@ -1,6 +1,6 @@
 //! The helper against `mount(8)`: for generated option sets, both do the same.
 //!
-//! `EQUIV_SEED` and `EQUIV_CASES` (percent) set what runs, `EQUIV_ONLY=NUMBER` replays one case,
+//! `EQUIV_SEED` and `EQUIV_CASES` (percent of the usual number) set what runs, `EQUIV_ONLY=NUMBER` replays one case,
 //! `EQUIV_HELPER` names another program to compare.
 
 use nydus_e2e::generate::{Case, Words, case, join};
@@ -84,9 +84,14 @@ type Caller<'c> = &'c (dyn Fn(&Words, &Path) -> (Command, Vec<u8>) + Sync);
 
 /// Compares many cases on all processors.
 fn run(name: &str, cases: usize, caller: Caller<'_>) {
+    // CI compares the same cases each time; the full tier looks for new ones, ten times as many.
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let seed = number("EQUIV_SEED").unwrap_or_else(now);
-    let cases = cases * number("EQUIV_CASES").unwrap_or(100) as usize / 100;
+    let (usual_seed, percent) = match std::env::var_os("NYDUS_FULL") {
+        Some(_) => (now(), 1_000),
+        None => (1, 100),
+    };
+    let seed = number("EQUIV_SEED").unwrap_or(usual_seed);
+    let cases = cases * number("EQUIV_CASES").unwrap_or(percent) as usize / 100;
     let only = number("EQUIV_ONLY").map(|only| only as usize);
     println!("equivalence {name}: EQUIV_SEED={seed}, {cases} cases");
     let next = AtomicUsize::new(only.unwrap_or(0));

@@ -55,8 +55,9 @@ fn words_are_what_stands_between_commas(data: &[u8]) {
 fn naive_words(data: &[u8]) -> Vec<&[u8]> {
     let mut splits: Vec<bool> = (0..data.len()).map(|at| data[at] == b',').collect();
     for at in 1..data.len() {
-        // A comma that splits is no part of a word, and neither is a backslash before the word.
-        splits[at] &= data[at - 1] != b'\\';
+        // Of two backslashes the first makes a letter of the second, which then makes none.
+        let backslashes = data[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        splits[at] &= backslashes % 2 == 0;
     }
     let keys = ["context=\"", "fscontext=\"", "defcontext=\"", "rootcontext=\""];
     for start in 0..data.len() {
