@@ -78,7 +78,7 @@ pub struct Scene<'a> {
     pub base: &'a Path,
     /// Whether its mount is shared.
     pub shared: bool,
-    /// Whether names are as [`plain`] makes them. In the observation they always are.
+    /// Whether names are as `plain` makes them. In the observation they always are.
     pub plain: bool,
 }
 

@@ -60,7 +60,8 @@ pub const NONSENSE: &[&str] = &[
     "RO", " ro", "ro ", "rox", "no suid", "user=joe", "user=", "users=1", "comment=a=b",
     "x-systemd.automount", "X-foo", "x-", "X-", "x", "X", "verity.foo=1", "a\\,b", "x-a\\,ro", "x-a\\\\,ro", "comment=\\,nodev",
     "\\", "l1\\", "$HOME", "`id`", "*", "#", "'", "a'b", "lowerdir:x", "size=1m", "nr_inodes=5",
-    "%s", "ro,rw", "dev,nodev", "extraoptions=e30=", "Extraoption=e30=", "io.katacontainers=x",
+    "ro=1", "rw=0", "sync=1", "dirsync=no", "lazytime=x", "nodev=0", "noatime=1", "private=1", "%s",
+    "ro,rw", "dev,nodev", "extraoptions=e30=", "Extraoption=e30=", "io.katacontainers=x",
 ];
 
 /// Words for security modules, which are off here.
