@@ -2,6 +2,7 @@
 
 use core::ffi::CStr;
 
+use crate::MOUNT_DATA_MAX;
 use crate::table::{Effect, TABLE};
 
 /// A NUL-terminated string of fewer than `N` bytes.
@@ -12,6 +13,9 @@ pub struct CBuf<const N: usize> {
 
 /// Room for any path that the kernel takes (`PATH_MAX`).
 pub type PathBuf = CBuf<4096>;
+
+/// The data of one `mount(2)`.
+pub type Data = CBuf<{ MOUNT_DATA_MAX + 1 }>;
 
 impl<const N: usize> CBuf<N> {
     /// An empty string.

@@ -14,7 +14,7 @@ use core::ffi::CStr;
 use rustix::io::Errno;
 
 use crate::MOUNT_DATA_MAX;
-use crate::buf::CBuf;
+use crate::buf::{CBuf, Data};
 use crate::context;
 use crate::options::{Lsm, OptionStrings, Options, Refusal};
 use crate::shorten;
@@ -75,9 +75,6 @@ pub enum Failure<'a> {
     /// The kernel said no.
     Failed(Step, Errno),
 }
-
-/// The data of one `mount(2)`.
-pub(crate) type Data = CBuf<{ MOUNT_DATA_MAX + 1 }>;
 
 /// Bytes of buffer that do for the words of most mounts.
 const SHORT: usize = 768;

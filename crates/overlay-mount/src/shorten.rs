@@ -2,9 +2,8 @@
 
 use rustix::io::Errno;
 
-use crate::buf::PathBuf;
+use crate::buf::{Data, PathBuf};
 use crate::layers::{layers, unescape};
-use crate::mount::Data;
 use crate::options::{OptionStrings, Options};
 use crate::sys::Kernel;
 use crate::words::key_value;

@@ -1,7 +1,8 @@
 //! Seeded option sets, valid and invalid, for the comparison with `mount(8)`.
 
 use crate::vocabulary::{
-    COMMON, DELIBERATE, LAYERS, NONSENSE, OVERLAY, QUOTES, RAW_LAYER, SECRET, SECURITY, long_layer,
+    COMMON, DELIBERATE, FAMILIES, LAYERS, NONSENSE, OVERLAY, QUOTES, RAW_LAYER, SECRET, SECURITY,
+    long_layer,
 };
 
 /// A small generator of numbers (SplitMix64), so that a seed means the same everywhere.
@@ -73,8 +74,12 @@ pub fn join(words: &[Vec<u8>]) -> Vec<u8> {
 /// Words of a mount in `base`; most of them are ones that the kernel takes.
 fn words(rng: &mut Rng, base: &str) -> Words {
     let mut words = if rng.chance(3) { limit(rng, base) } else { frame(rng, base) };
-    for _ in 0..rng.below(5) {
-        let word = extra(rng);
+    let family = rng.chance(15).then(|| FAMILIES[rng.below(FAMILIES.len())]);
+    for _ in 0..rng.below(if family.is_some() { 7 } else { 5 }) {
+        let word = match family {
+            Some(family) => rng.pick(family).as_bytes().to_vec(),
+            None => extra(rng),
+        };
         words.insert(rng.below(words.len() + 1), word);
     }
     words

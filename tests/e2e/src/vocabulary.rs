@@ -41,6 +41,17 @@ pub const COMMON: &[&str] = &[
     "smackfsdef", "smackfsfloor", "smackfshat", "smackfsroot", "smackfstransmute",
 ];
 
+/// Words whose order counts among their kind.
+#[rustfmt::skip]
+pub const FAMILIES: &[&[&str]] = &[
+    &["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"],
+    &["noatime", "atime", "relatime", "norelatime", "strictatime", "nostrictatime", "nodiratime",
+      "diratime"],
+    &["user", "users", "owner", "group", "user=joe", "nouser", "exec", "noexec", "suid", "nosuid",
+      "dev", "nodev", "defaults"],
+    &["ro", "rw", "sync", "async", "lazytime", "nolazytime", "mand", "nomand", "defaults"],
+];
+
 /// Words of overlayfs, good and bad.
 #[rustfmt::skip]
 pub const OVERLAY: &[&str] = &[
@@ -58,7 +69,8 @@ pub const OVERLAY: &[&str] = &[
 pub const NONSENSE: &[&str] = &[
     "", "=x", "=", "foo", "foo=bar", "uid=0", "gid=root", "mode=755", "sub", "nosub", "_rnetdev",
     "RO", " ro", "ro ", "rox", "no suid", "user=joe", "user=", "users=1", "comment=a=b",
-    "x-systemd.automount", "X-foo", "x-", "X-", "x", "X", "verity.foo=1", "a\\,b", "x-a\\,ro", "x-a\\\\,ro", "comment=\\,nodev",
+    "x-systemd.automount", "X-foo", "x-", "X-", "x", "X", "verity.foo=1", "a\\,b",
+    "x-a\\,ro", "x-a\\\\,ro", "comment=\\,nodev",
     "\\", "l1\\", "$HOME", "`id`", "*", "#", "'", "a'b", "lowerdir:x", "size=1m", "nr_inodes=5",
     "ro=1", "rw=0", "sync=1", "dirsync=no", "lazytime=x", "nodev=0", "noatime=1", "private=1", "%s",
     "ro,rw", "dev,nodev", "extraoptions=e30=", "Extraoption=e30=", "io.katacontainers=x",
