@@ -4,4 +4,8 @@ pub mod cli;
 pub mod config;
 pub mod filter;
 pub mod import;
+pub mod labels;
+pub mod layout;
+pub mod mounts;
+pub mod resolve;
 pub mod store;
