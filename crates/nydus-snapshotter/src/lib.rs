@@ -1,5 +1,7 @@
 //! The snapshotter, as a library.
 
+pub mod auth;
+pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod filter;
@@ -7,5 +9,6 @@ pub mod import;
 pub mod labels;
 pub mod layout;
 pub mod mounts;
+pub mod nydusd_config;
 pub mod resolve;
 pub mod store;
