@@ -12,3 +12,4 @@ pub mod mounts;
 pub mod nydusd_config;
 pub mod resolve;
 pub mod store;
+pub mod usage;
