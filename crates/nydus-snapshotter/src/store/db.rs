@@ -1,0 +1,202 @@
+//! The rules' tables in redb.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::ops::Bound;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::error::{Error, Result};
+use super::kv::{Changes, Entry, Kv, Span, Table};
+use super::lookup::number;
+
+/// Version of what this program writes.
+const VERSION: u64 = 1;
+/// Where the version stands in `meta`.
+const VERSION_KEY: &str = "version";
+/// Bytes of the file that are kept in memory, at most.
+const CACHE: usize = 16 << 20;
+
+type Bytes = &'static [u8];
+type Opener = Box<dyn Fn() -> Result<Database> + Send + Sync>;
+
+fn definition(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
+    TableDefinition::new(table.name())
+}
+
+/// The database. After a failed write redb refuses all others until it is opened again, so
+/// that is done here.
+pub(super) struct Db {
+    open: Opener,
+    live: RwLock<Option<Database>>,
+}
+
+impl Db {
+    /// Opens or makes the file at `path`, mode 0600.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let path = path.to_owned();
+        Self::with_opener(Box::new(move || open_file(&path)))
+    }
+
+    fn with_opener(open: Opener) -> Result<Self> {
+        let live = RwLock::new(Some(open()?));
+        Ok(Self { open, live })
+    }
+
+    /// The last committed state; waits for no writer.
+    pub(super) fn read(&self) -> Result<Reader> {
+        self.with(|database| Ok(Reader(database.begin_read()?)))
+    }
+
+    /// One durable transaction, if `fill` changes anything.
+    pub(super) fn transaction<T>(&self, fill: impl FnOnce(&mut Writing<'_>) -> T) -> Result<T> {
+        let outcome = self.with(|database| transact(database, fill));
+        if outcome.is_err() {
+            self.reopen();
+        }
+        outcome
+    }
+
+    fn with<T>(&self, use_it: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        if self.live.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            if live.is_none() {
+                *live = Some((self.open)()?);
+            }
+        }
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.as_ref().map_or_else(|| Err(Error::Storage("closed".to_owned())), use_it)
+    }
+
+    fn reopen(&self) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        // It must be closed before: it holds the file's lock.
+        drop(live.take());
+        *live = (self.open)().ok();
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database> {
+    let at = |error: &dyn std::fmt::Display| Error::Storage(format!("{}: {error}", path.display()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(|error| at(&error))?;
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(|error| at(&error))?;
+    sync_directory(path)?;
+    let backend = FileBackend::new(file).map_err(|error| at(&error))?;
+    let mut builder = Builder::new();
+    let database = builder.set_cache_size(CACHE).create_with_backend(backend);
+    let database = database.map_err(|error| at(&error))?;
+    check_version(&database)?;
+    Ok(database)
+}
+
+/// Makes the names in the directory of `path` durable.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    Ok(File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?)
+}
+
+/// Makes the tables of a new database; refuses those of another version.
+fn check_version(database: &Database) -> Result<()> {
+    let transaction = database.begin_write()?;
+    if transaction.list_tables()?.next().is_none() {
+        for table in Table::ALL {
+            transaction.open_table(definition(table))?;
+        }
+        let version = VERSION.to_be_bytes();
+        let mut meta = transaction.open_table(definition(Table::Meta))?;
+        meta.insert(VERSION_KEY.as_bytes(), version.as_slice())?;
+        drop(meta);
+        return Ok(transaction.commit()?);
+    }
+    transaction.abort()?;
+    let value = Reader(database.begin_read()?).get(Table::Meta, VERSION_KEY.as_bytes())?;
+    match value.as_deref().and_then(number) {
+        Some(found) if found > VERSION => Err(Error::Newer { found, known: VERSION }),
+        Some(_) => Ok(()),
+        None => Err(Error::Storage("the file is not a store of snapshots".to_owned())),
+    }
+}
+
+fn transact<T>(database: &Database, fill: impl FnOnce(&mut Writing<'_>) -> T) -> Result<T> {
+    let transaction = database.begin_write()?;
+    let mut writing = Writing { transaction: &transaction, changed: false, failed: None };
+    let filled = fill(&mut writing);
+    match writing {
+        Writing { failed: Some(error), .. } => return Err(error),
+        Writing { changed: true, .. } => transaction.commit()?,
+        Writing { changed: false, .. } => transaction.abort()?,
+    }
+    Ok(filled)
+}
+
+/// A transaction that is being written.
+pub(super) struct Writing<'a> {
+    transaction: &'a redb::WriteTransaction,
+    changed: bool,
+    failed: Option<Error>,
+}
+
+impl Writing<'_> {
+    /// Makes the changes. A failure in the middle fails the whole transaction.
+    pub(super) fn apply(&mut self, changes: Changes) -> Result<()> {
+        let made = self.try_apply(changes);
+        self.failed = self.failed.take().or_else(|| made.as_ref().err().cloned());
+        made
+    }
+
+    fn try_apply(&mut self, changes: Changes) -> Result<()> {
+        self.changed |= !changes.is_empty();
+        for ((table, key), value) in changes {
+            let mut table = self.transaction.open_table(definition(table))?;
+            match value {
+                Some(value) => drop(table.insert(&*key, &*value)?),
+                None => drop(table.remove(&*key)?),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Kv for Writing<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.transaction.open_table(definition(table))?, key)
+    }
+
+    fn scan(&self, table: Table, span: Span<'_>) -> Result<Vec<Entry>> {
+        scan(&self.transaction.open_table(definition(table))?, span)
+    }
+}
+
+/// One committed state of the store, whatever is written meanwhile. Hold it for a short time:
+/// the space of what is removed meanwhile is used again only after it is dropped.
+pub struct Reader(ReadTransaction);
+
+impl Kv for Reader {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.0.open_table(definition(table))?, key)
+    }
+
+    fn scan(&self, table: Table, span: Span<'_>) -> Result<Vec<Entry>> {
+        scan(&self.0.open_table(definition(table))?, span)
+    }
+}
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn scan(table: &impl ReadableTable<Bytes, Bytes>, span: Span<'_>) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in table.range::<&[u8]>((span.start(), Bound::Unbounded))?.take(span.limit) {
+        let (key, value) = entry?;
+        if !key.value().starts_with(span.prefix) {
+            break;
+        }
+        found.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(found)
+}
