@@ -236,16 +236,16 @@ impl<'a> Parser<'a> {
         let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
         let code = u32::from_str_radix(digits, base).ok().filter(|_| plain);
         let byte = code.and_then(|code| u8::try_from(code).ok());
-        let written = match (c, byte, code.and_then(char::from_u32)) {
+        match (c, byte, code.and_then(char::from_u32)) {
             ('u' | 'U', _, Some(character)) => push(bytes, character),
             ('x' | '0'..='7', Some(byte), _) => bytes.push(byte),
             _ => {
                 self.at = begin;
                 return Err(self.error("expected an escape of Go"));
             }
-        };
+        }
         self.at = from + length;
-        Ok(written)
+        Ok(())
     }
 
     fn rest(&self) -> &'a str {

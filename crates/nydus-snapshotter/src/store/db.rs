@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, TableHandle,
+};
 
 use super::error::{Error, Result};
 use super::kv::{Changes, Entry, Kv, Span, Table};
@@ -37,8 +40,12 @@ pub(super) struct Db {
 impl Db {
     /// Opens or makes the file at `path`, mode 0600.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let path = path.to_owned();
-        Self::with_opener(Box::new(move || open_file(&path)))
+        let (file, path) = (path.to_owned(), path.to_owned());
+        let at = move |error| match error {
+            Error::Storage(why) => Error::Storage(format!("{}: {why}", path.display())),
+            other => other,
+        };
+        Self::with_opener(Box::new(move || open_file(&file).map_err(&at)))
     }
 
     fn with_opener(open: Opener) -> Result<Self> {
@@ -80,16 +87,16 @@ impl Db {
 }
 
 fn open_file(path: &Path) -> Result<Database> {
-    let at = |error: &dyn std::fmt::Display| Error::Storage(format!("{}: {error}", path.display()));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path).map_err(|error| at(&error))?;
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(|error| at(&error))?;
+    let file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
     sync_directory(path)?;
-    let backend = FileBackend::new(file).map_err(|error| at(&error))?;
-    let mut builder = Builder::new();
-    let database = builder.set_cache_size(CACHE).create_with_backend(backend);
-    let database = database.map_err(|error| at(&error))?;
+    open_database(FileBackend::new(file)?)
+}
+
+fn open_database(backend: impl StorageBackend) -> Result<Database> {
+    let database = Builder::new().set_cache_size(CACHE).create_with_backend(backend)?;
     check_version(&database)?;
     Ok(database)
 }
@@ -102,7 +109,8 @@ pub(super) fn sync_directory(path: &Path) -> Result<()> {
 /// Makes the tables of a new database; refuses those of another version.
 fn check_version(database: &Database) -> Result<()> {
     let transaction = database.begin_write()?;
-    if transaction.list_tables()?.next().is_none() {
+    let tables: Vec<_> = transaction.list_tables()?.collect();
+    if tables.is_empty() {
         for table in Table::ALL {
             transaction.open_table(definition(table))?;
         }
@@ -113,11 +121,14 @@ fn check_version(database: &Database) -> Result<()> {
         return Ok(transaction.commit()?);
     }
     transaction.abort()?;
-    let value = Reader(database.begin_read()?).get(Table::Meta, VERSION_KEY.as_bytes())?;
+    let is_store = tables.iter().any(|table| table.name() == Table::Meta.name());
+    let view = Reader(database.begin_read()?);
+    let version = || view.get(Table::Meta, VERSION_KEY.as_bytes());
+    let value = is_store.then(version).transpose()?.flatten();
     match value.as_deref().and_then(number) {
         Some(found) if found > VERSION => Err(Error::Newer { found, known: VERSION }),
         Some(_) => Ok(()),
-        None => Err(Error::Storage("the file is not a store of snapshots".to_owned())),
+        None => Err(Error::Storage("it is a database, but not of snapshots".to_owned())),
     }
 }
 
@@ -199,4 +210,91 @@ fn scan(table: &impl ReadableTable<Bytes, Bytes>, span: Span<'_>) -> Result<Vec<
         found.push((key.value().to_vec(), value.value().to_vec()));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A file on a disk that is full after so many more bytes.
+    #[derive(Debug)]
+    struct Disk {
+        file: FileBackend,
+        space: Arc<AtomicU64>,
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let length = data.len() as u64;
+            let take = |space: u64| space.checked_sub(length);
+            match self.space.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                Ok(_) => self.file.write(offset, data),
+                Err(_) => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    fn put(db: &Db, key: u64) -> Result<()> {
+        let key = (Table::Items, key.to_be_bytes().to_vec());
+        db.transaction(|writing| writing.apply([(key, Some(vec![0; 300]))].into()))?
+    }
+
+    fn keys(db: &Db) -> Vec<u64> {
+        let span = Span { prefix: &[], after: &[], limit: usize::MAX };
+        let entries = db.read().unwrap().scan(Table::Items, span).unwrap();
+        entries.iter().filter_map(|(key, _)| number(key)).collect()
+    }
+
+    /// Wherever in a write the disk fills: an error, then all that was answered is there, and
+    /// with space again it goes on.
+    #[test]
+    fn a_full_disk() {
+        for space in (0..80_000).step_by(2_048) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store");
+            let left = Arc::new(AtomicU64::new(u64::MAX));
+            let disk = Arc::clone(&left);
+            let open = move || {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(false);
+                let file = FileBackend::new(options.open(&path)?)?;
+                open_database(Disk { file, space: Arc::clone(&disk) })
+            };
+            let db = Db::with_opener(Box::new(open)).unwrap();
+            put(&db, 0).unwrap();
+            left.store(space, Ordering::Relaxed);
+            let answered: Vec<u64> = (1..100).take_while(|key| put(&db, *key).is_ok()).collect();
+            assert!(answered.len() < 99, "{space}");
+            let error = put(&db, 1_000).unwrap_err();
+            assert!(matches!(error, Error::Storage(_)), "{error}");
+            left.store(u64::MAX, Ordering::Relaxed);
+            let found = keys(&db);
+            assert!(found.starts_with(&[0]) && found[1..].starts_with(&answered), "{found:?}");
+            put(&db, 2_000).unwrap();
+            assert_eq!(keys(&db).last(), Some(&2_000), "{space}");
+        }
+    }
 }
