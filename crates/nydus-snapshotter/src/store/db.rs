@@ -1,17 +1,15 @@
 //! The rules' tables in redb.
 
-use std::fs::{File, OpenOptions, Permissions};
 use std::ops::Bound;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
-use redb::backends::FileBackend;
 use redb::{
     Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
     TableDefinition, TableHandle,
 };
 
+use super::disk::Disk;
 use super::error::{Error, Result};
 use super::kv::{Changes, Entry, Kv, Span, Table};
 use super::lookup::number;
@@ -45,7 +43,8 @@ impl Db {
             Error::Storage(why) => Error::Storage(format!("{}: {why}", path.display())),
             other => other,
         };
-        Self::with_opener(Box::new(move || open_file(&file).map_err(&at)))
+        let open = |file: &Path| open_database(Disk::open(file)?);
+        Self::with_opener(Box::new(move || open(&file).map_err(&at)))
     }
 
     fn with_opener(open: Opener) -> Result<Self> {
@@ -86,24 +85,10 @@ impl Db {
     }
 }
 
-fn open_file(path: &Path) -> Result<Database> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    sync_directory(path)?;
-    open_database(FileBackend::new(file)?)
-}
-
 fn open_database(backend: impl StorageBackend) -> Result<Database> {
     let database = Builder::new().set_cache_size(CACHE).create_with_backend(backend)?;
     check_version(&database)?;
     Ok(database)
-}
-
-/// Makes the names in the directory of `path` durable.
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
-    Ok(File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?)
 }
 
 /// Makes the tables of a new database; refuses those of another version.
@@ -221,12 +206,12 @@ mod tests {
 
     /// A file on a disk that is full after so many more bytes.
     #[derive(Debug)]
-    struct Disk {
-        file: FileBackend,
+    struct Filling {
+        file: Disk,
         space: Arc<AtomicU64>,
     }
 
-    impl StorageBackend for Disk {
+    impl StorageBackend for Filling {
         fn len(&self) -> io::Result<u64> {
             self.file.len()
         }
@@ -278,10 +263,7 @@ mod tests {
             let left = Arc::new(AtomicU64::new(u64::MAX));
             let disk = Arc::clone(&left);
             let open = move || {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(false);
-                let file = FileBackend::new(options.open(&path)?)?;
-                open_database(Disk { file, space: Arc::clone(&disk) })
+                open_database(Filling { file: Disk::open(&path)?, space: Arc::clone(&disk) })
             };
             let db = Db::with_opener(Box::new(open)).unwrap();
             put(&db, 0).unwrap();

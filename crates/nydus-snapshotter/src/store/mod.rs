@@ -5,12 +5,19 @@
 //! the wait for the disk; a change that fails undoes only itself. A read sees the last committed
 //! state and waits for nobody.
 //!
+//! # Why redb
+//!
+//! It is pure Rust, in use and kept well; its reads wait for no writer, a commit is one wait for
+//! the disk, pages have checksums, and what is in the file after a kill or a power cut is the
+//! last commit. SQLite and LMDB are C, and LMDB's memory map ends the process on a bad disk;
+//! the log-structured ones (fjall, sled) are many files for what is here a few megabytes.
+//!
 //! # Records and directories
 //!
 //! The record comes first, the directory after, and both before the answer:
 //!
 //! 1. Prepare, View: the record is durable; then `snapshots/<id>` is made; then, if the record
-//!    is still there, the client gets its answer, else the directory is removed again. If
+//!    (by its number) is still there, the client gets its answer, else the directory is removed. If
 //!    making it fails, or the client is gone, [`Draft::remove`].
 //! 2. Commit: what the layer holds is synced to disk; then the record changes.
 //! 3. Remove: the record goes, and its number becomes garbage in the same transaction.
@@ -25,6 +32,7 @@
 //! and is made again when it is asked for: a Commit's sync makes a committed one durable.
 
 mod db;
+mod disk;
 mod draft;
 mod error;
 mod kv;
@@ -77,7 +85,7 @@ impl Store {
         }
         Self::open(&unfinished)?.write_blocking(fill)?;
         std::fs::rename(&unfinished, path)?;
-        db::sync_directory(path)?;
+        disk::sync_directory(path)?;
         Self::open(path)
     }
 

@@ -54,7 +54,7 @@ fn refused_files() {
         (&newer, "store has version 2, expected at most 1: start the newer program"),
         (&other, "other: it is a database, but not of snapshots"),
         (&text, "text: "),
-        (&held, "held: Database already open"),
+        (&held, "held: it is in use by another process"),
         (&missing, "none/store: No such file"),
     ];
     for (path, words) in expected {
