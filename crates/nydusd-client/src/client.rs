@@ -2,7 +2,7 @@
 
 use crate::report::scrub;
 use crate::transport::{Call, exchange};
-use crate::{CacheMetrics, DaemonInfo, Error, FsMetrics, Inflight, Mount, Refusal, State};
+use crate::{CacheMetrics, DaemonInfo, Error, Failure, FsMetrics, Inflight, Mount, Refusal, State};
 use hyper::Method;
 use hyper::body::Bytes;
 use nydus_mount_slice::Secret;
@@ -168,7 +168,8 @@ impl Client {
 
     /// The reply's body, or the server's refusal without what `secret` holds.
     async fn send(&self, call: &Call, secret: &Secret) -> Result<Bytes, Error> {
-        let (status, body) = exchange(&self.socket, call).await?;
+        let (status, body) =
+            exchange(&self.socket, call).await.map_err(|f| Error::Call(call.name.clone(), f))?;
         if matches!(status, 200 | 204) {
             return Ok(body);
         }
@@ -178,7 +179,7 @@ impl Client {
         });
         let message = scrub(&reply.message, secret);
         let refusal = Refusal { status, code: reply.code, message };
-        Err(Error::Refused { call: call.name.clone(), refusal })
+        Err(Error::Call(call.name.clone(), Failure::Refused(refusal)))
     }
 }
 
@@ -196,12 +197,71 @@ fn parse<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, Error> {
 
 fn bad_reply(call: &str, error: &serde_json::Error) -> Error {
     let what = format!("{:?} error at column {}", error.classify(), error.column());
-    Error::Reply { call: call.to_owned(), what }
+    Error::Call(call.to_owned(), Failure::Reply(what))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    /// Asks a server that answers whatever it is asked with these bytes.
+    async fn ask(answer: &'static str) -> Result<State, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("api.sock")).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let limit = Duration::from_secs(10);
+        let limits = Limits { read: limit, change: limit };
+        let client = Client::new(dir.path().join("api.sock")).with_limits(limits);
+        tokio::join!(client.state(), serve).0
+    }
+
+    #[tokio::test]
+    async fn answers_of_any_kind() {
+        for (answer, want) in [
+            ("HTTP/1.1 200 \r\nContent-Length: 17\r\n\r\n{\"state\":\"READY\"}", "Ready"),
+            ("HTTP/1.1 200 \r\nContent-Length: 16\r\n\r\n{\"state\":\"DEAD\"}", "Unknown"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{\"a\":\"b\"",
+                "nydusd: GET daemon: unexpected reply: Eof error at column 8",
+            ),
+            (
+                "HTTP/1.1 503 \r\nContent-Length: 6\r\n\r\nbusy \n",
+                "nydusd: GET daemon: busy (status 503)",
+            ),
+            (
+                "HTTP/1.1 500 \r\nContent-Length: 25\r\n\r\n{\"code\":\"X\",\"message\":\"\"}",
+                "nydusd: GET daemon:  (status 500)",
+            ),
+            (
+                "HTTP/1.1 200 \r\nContent-Length: 99\r\n\r\n{",
+                "nydusd: GET daemon: the connection broke: error reading a body from connection",
+            ),
+            (
+                "",
+                "nydusd: GET daemon: the connection broke: connection closed before message completed",
+            ),
+            ("?\r\n\r\n", "nydusd: GET daemon: the connection broke: invalid HTTP version parsed"),
+        ] {
+            let got = ask(answer).await.map_or_else(|e| e.to_string(), |s| format!("{s:?}"));
+            assert_eq!(got, want, "{answer}");
+        }
+    }
+
+    #[test]
+    fn nothing_shows_a_configuration() {
+        let mount = Mount::rafs("/boot", r#"{"auth":"dTpw"}"#);
+        assert!(!format!("{mount:?}").contains("dTpw"));
+        assert_eq!(
+            serde_json::to_string(&mount).unwrap(),
+            r#"{"fs_type":"rafs","source":"/boot","config":"{\"auth\":\"dTpw\"}"}"#
+        );
+    }
 
     #[test]
     fn form_decoding_gives_the_mountpoint_back() {

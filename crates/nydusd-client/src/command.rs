@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const NOFILE: &str = "--rlimit-nofile";
+const POLICY: &str = "--failover-policy";
 
 /// What a daemon is for.
 #[derive(Clone, Debug)]
@@ -41,6 +42,20 @@ pub struct Log {
     pub file: Option<PathBuf>,
     /// Size in MiB at which the file is rotated; 0 for never.
     pub rotation: u32,
+}
+
+impl Log {
+    /// The file that is written: with rotation, `nydusd` puts `_rCURRENT` before the extension.
+    pub fn current(&self) -> Option<PathBuf> {
+        let file = self.file.as_ref()?;
+        let name = if self.rotation == 0 { "" } else { "_rCURRENT" };
+        let extension = file.extension().unwrap_or("log".as_ref());
+        let mut current = file.with_extension("").into_os_string();
+        current.push(name);
+        current.push(".");
+        current.push(extension);
+        Some(current.into())
+    }
 }
 
 /// A daemon to be.
@@ -112,16 +127,47 @@ impl Spec {
             Mode::Virtiofs { .. } => ("virtiofs", &binary.virtiofs),
             _ => ("fuse", &binary.fuse),
         };
-        let mut args = Args { program: &binary.program, help, list: vec![name.into()] };
-        args.flag("--upgrade", self.upgrade)?;
-        match &self.mode {
-            Mode::Virtiofs { sock, hybrid } => self.virtiofs(&mut args, sock, *hybrid)?,
-            _ => self.fuse(&mut args)?,
-        }
         let nofile = nofile.filter(|_| help.knows(NOFILE) && !self.gives(NOFILE));
-        args.value(NOFILE, nofile.map(|limit| limit.to_string()))?;
-        args.list.extend(self.extra.iter().cloned());
-        Ok(args.list)
+        let mut options = self.options(help);
+        options.value(NOFILE, nofile.map(|limit| limit.to_string()));
+        let unknown = |what: String| Error::Unsupported(binary.program.clone(), what);
+        let mut args = vec![name.into()];
+        for (option, value) in options.0 {
+            known(help, option, value.as_ref()).map_err(unknown)?;
+            args.push(option.into());
+            args.extend(value);
+        }
+        args.extend(self.extra.iter().cloned());
+        Ok(args)
+    }
+
+    fn options(&self, help: &Help) -> Options {
+        let mut options = Options(Vec::new());
+        options.flag("--upgrade", self.upgrade);
+        if let Mode::Virtiofs { sock, hybrid } = &self.mode {
+            options.flag("--hybrid-mode", *hybrid);
+            options.value("--id", self.id.as_ref());
+            self.logging(&mut options);
+            options.value("--apisock", Some(&self.apisock));
+            options.value("--sock", Some(sock));
+            return options;
+        }
+        // 2.2 hides the name that upstream uses.
+        let old = help.knows("--fuse-threads") && !help.knows("--thread-num");
+        options.value(if old { "--fuse-threads" } else { "--thread-num" }, number(self.threads));
+        options.value("--id", self.id.as_ref());
+        if let Mode::Dedicated { config, bootstrap, .. } = &self.mode {
+            options.value("--config", Some(config));
+            options.value("--bootstrap", Some(bootstrap));
+        }
+        options.value("--mountpoint", self.mountpoint());
+        options.value("--apisock", Some(&self.apisock));
+        self.logging(&mut options);
+        let left_out = |policy: &String| {
+            policy.is_empty() || policy == "none" && !help.values(POLICY).contains(policy)
+        };
+        options.value(POLICY, Some(&self.failover_policy).filter(|policy| !left_out(policy)));
+        options
     }
 
     /// Whether the extra arguments hold an option, which must not come twice.
@@ -131,35 +177,11 @@ impl Spec {
         self.extra.iter().any(is)
     }
 
-    fn fuse(&self, args: &mut Args<'_>) -> Result<(), Error> {
-        // 2.2 hides the name that upstream uses.
-        let threads = ["--thread-num", "--fuse-threads"].into_iter().find(|o| args.help.knows(o));
-        args.value(threads.unwrap_or("--thread-num"), number(self.threads))?;
-        args.value("--id", self.id.as_ref())?;
-        if let Mode::Dedicated { config, bootstrap, .. } = &self.mode {
-            args.value("--config", Some(config))?;
-            args.value("--bootstrap", Some(bootstrap))?;
-        }
-        args.value("--mountpoint", self.mountpoint())?;
-        args.value("--apisock", Some(&self.apisock))?;
-        self.logging(args)?;
-        args.policy(&self.failover_policy)
-    }
-
-    fn virtiofs(&self, args: &mut Args<'_>, sock: &Path, hybrid: bool) -> Result<(), Error> {
-        args.flag("--hybrid-mode", hybrid)?;
-        args.value("--id", self.id.as_ref())?;
-        self.logging(args)?;
-        args.value("--apisock", Some(&self.apisock))?;
-        args.value("--sock", Some(sock))
-    }
-
-    fn logging(&self, args: &mut Args<'_>) -> Result<(), Error> {
-        let level = Some(&self.log.level).filter(|level| !level.is_empty());
-        args.value("--log-level", level)?;
-        args.value("--log-rotation-size", number(self.log.rotation))?;
-        args.value("--supervisor", self.supervisor.as_ref())?;
-        args.value("--log-file", self.log.file.as_ref())
+    fn logging(&self, options: &mut Options) {
+        options.value("--log-level", Some(&self.log.level).filter(|level| !level.is_empty()));
+        options.value("--log-rotation-size", number(self.log.rotation));
+        options.value("--supervisor", self.supervisor.as_ref());
+        options.value("--log-file", self.log.file.as_ref());
     }
 }
 
@@ -167,52 +189,31 @@ fn number(value: u32) -> Option<String> {
     (value != 0).then(|| value.to_string())
 }
 
-/// A command line that holds only what the program knows.
-struct Args<'a> {
-    program: &'a Path,
-    help: &'a Help,
-    list: Vec<OsString>,
+/// Options in order, with their values.
+struct Options(Vec<(&'static str, Option<OsString>)>);
+
+impl Options {
+    fn flag(&mut self, option: &'static str, set: bool) {
+        self.0.extend(set.then_some((option, None)));
+    }
+
+    fn value(&mut self, option: &'static str, value: Option<impl Into<OsString>>) {
+        self.0.extend(value.map(|value| (option, Some(value.into()))));
+    }
 }
 
-impl Args<'_> {
-    fn flag(&mut self, option: &str, set: bool) -> Result<(), Error> {
-        if set {
-            self.push(option)?;
+/// Whether a program takes the option with that value; else what it does not know.
+fn known(help: &Help, option: &str, value: Option<&OsString>) -> Result<(), String> {
+    let allowed = help.values(option);
+    match value {
+        _ if !help.knows(option) => Err(option.to_owned()),
+        Some(value)
+            if !allowed.is_empty() && !allowed.iter().any(|known| value == known.as_str()) =>
+        {
+            let allowed = allowed.join(", ");
+            Err(format!("{option} {} (knows {allowed})", value.display()))
         }
-        Ok(())
-    }
-
-    fn value(&mut self, option: &str, value: Option<impl Into<OsString>>) -> Result<(), Error> {
-        if let Some(value) = value {
-            self.push(option)?;
-            self.list.push(value.into());
-        }
-        Ok(())
-    }
-
-    fn policy(&mut self, policy: &str) -> Result<(), Error> {
-        const OPTION: &str = "--failover-policy";
-        let values = self.help.values(OPTION);
-        let known = values.iter().any(|value| value == policy);
-        match policy {
-            "" => Ok(()),
-            "none" if !known => Ok(()),
-            _ if known || values.is_empty() => self.value(OPTION, Some(policy)),
-            _ => Err(self.unsupported(&format!("{OPTION} {policy}"), values)),
-        }
-    }
-
-    fn push(&mut self, option: &str) -> Result<(), Error> {
-        if !self.help.knows(option) {
-            return Err(self.unsupported(option, &[]));
-        }
-        self.list.push(option.into());
-        Ok(())
-    }
-
-    fn unsupported(&self, option: &str, values: &[String]) -> Error {
-        let (program, values) = (self.program.to_owned(), values.to_vec());
-        Error::Unsupported { program, option: option.to_owned(), values }
+        _ => Ok(()),
     }
 }
 
@@ -293,6 +294,19 @@ mod tests {
         ] {
             check(&spec, more, None, want.as_str());
         }
+    }
+
+    #[test]
+    fn current_log_file() {
+        for (file, rotation, want) in [
+            ("/l/nydusd.log", 0, "/l/nydusd.log"),
+            ("/l/nydusd.log", 100, "/l/nydusd_rCURRENT.log"),
+            ("/l.d/nydusd", 1, "/l.d/nydusd_rCURRENT.log"),
+        ] {
+            let log = Log { level: String::new(), file: Some(file.into()), rotation };
+            assert_eq!(log.current(), Some(want.into()));
+        }
+        assert_eq!(Log::default().current(), None);
     }
 
     #[test]

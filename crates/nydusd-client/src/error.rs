@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// `nydusd`'s own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (status {status})")]
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
@@ -17,122 +18,57 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection: nothing was sent.
+    #[error("cannot connect to {}: {}", .0.display(), .1)]
+    Connect(PathBuf, io::Error),
+    /// No reply in time. The request may still be carried out.
+    #[error("no reply within {0:?}")]
+    Timeout(Duration),
+    /// The connection broke before the reply. The request may have been carried out.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// `nydusd` said no.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// A reply that this crate does not understand.
+    #[error("unexpected reply: {0}")]
+    Reply(String),
+}
+
 /// A call or a process that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No connection: nothing was sent.
-    #[error("nydusd: {call}: cannot connect to {}: {cause}", socket.display())]
-    Connect {
-        /// What was asked.
-        call: String,
-        /// The API socket.
-        socket: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// No reply in time. The request may still be carried out.
-    #[error("nydusd: {call}: no reply within {limit:?}")]
-    Timeout {
-        /// What was asked.
-        call: String,
-        /// The limit.
-        limit: Duration,
-    },
-    /// The connection broke before the reply. The request may have been carried out.
-    #[error("nydusd: {call}: the connection broke: {cause}")]
-    Broken {
-        /// What was asked.
-        call: String,
-        /// Why.
-        cause: String,
-    },
-    /// `nydusd` said no.
-    #[error("nydusd: {call}: {} (status {})", refusal.message, refusal.status)]
-    Refused {
-        /// What was asked.
-        call: String,
-        /// The answer.
-        refusal: Refusal,
-    },
-    /// A reply that this crate does not understand.
-    #[error("nydusd: {call}: unexpected reply: {what}")]
-    Reply {
-        /// What was asked.
-        call: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The command line asks for what this `nydusd` does not know.
-    #[error("{} does not know {option}{}", program.display(), known(values))]
-    Unsupported {
-        /// The program.
-        program: PathBuf,
-        /// Option, with its value where the value is at fault.
-        option: String,
-        /// The values that it knows.
-        values: Vec<String>,
-    },
+    /// A call of the API: which one, and why.
+    #[error("nydusd: {0}: {1}")]
+    Call(String, Failure),
+    /// The command line asks for what the program does not know.
+    #[error("{} does not know {}", .0.display(), .1)]
+    Unsupported(PathBuf, String),
     /// The program cannot be run, or its help not be read.
-    #[error("cannot run {}: {cause}", program.display())]
-    Run {
-        /// The program.
-        program: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
+    #[error("cannot run {}: {}", .0.display(), .1)]
+    Run(PathBuf, io::Error),
     /// A file or process operation around the daemon failed.
-    #[error("nydusd: {what}: {cause}")]
-    Host {
-        /// What was tried.
-        what: String,
-        /// Why.
-        cause: io::Error,
-    },
+    #[error("nydusd: {0}: {1}")]
+    Host(String, io::Error),
     /// Another daemon answers on the socket.
     #[error("nydusd: {} is in use by a live process", .0.display())]
     SocketInUse(PathBuf),
     /// The process behind the socket is not the one that was recorded.
-    #[error("nydusd: process {found} serves {}, expected {expected}", socket.display())]
-    OtherProcess {
-        /// The API socket.
-        socket: PathBuf,
-        /// Process that was recorded.
-        expected: u32,
-        /// Process that listens.
-        found: u32,
-    },
-    /// The process ended while it was waited for.
-    #[error("nydusd {exit}: {report}")]
-    Exited {
-        /// How it ended.
-        exit: Exit,
-        /// Last lines of its standard error and log.
-        report: String,
-    },
-    /// The state was not reached in time.
-    #[error("nydusd did not become {wanted:?} within {limit:?}, {last}: {report}")]
-    NotReady {
-        /// States that were waited for.
-        wanted: Vec<State>,
-        /// The limit.
-        limit: Duration,
-        /// Last state or failure seen.
-        last: String,
-        /// Last lines of its standard error and log.
-        report: String,
-    },
+    #[error("nydusd: process {found} serves the API socket, expected {expected}")]
+    #[allow(missing_docs)]
+    OtherProcess { expected: u32, found: u32 },
+    /// The process ended while it was waited for; with its last words.
+    #[error("nydusd {0}: {1}")]
+    Exited(Exit, String),
+    /// A state was not reached in time; with what was seen last and its last words.
+    #[error("nydusd did not become {0:?} within {1:?}, {2}")]
+    NotReady(Vec<State>, Duration, String),
     /// It does not end, not even by SIGKILL: it hangs in the kernel.
-    #[error("nydusd: process {pid} did not end within {limit:?} of SIGKILL")]
-    Unkillable {
-        /// The process.
-        pid: u32,
-        /// The limit.
-        limit: Duration,
-    },
-}
-
-fn known(values: &[String]) -> String {
-    if values.is_empty() { String::new() } else { format!(" (knows {})", values.join(", ")) }
+    #[error("nydusd: process {0} did not end within {1:?} of SIGKILL")]
+    Unkillable(u32, Duration),
 }
 
 /// `nydusd` has no codes (all are `UNDEFINED`), so its words must do. They are those of its
@@ -141,7 +77,7 @@ impl Error {
     /// The answer, if `nydusd` gave one.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Refused { refusal, .. } => Some(refusal),
+            Self::Call(_, Failure::Refused(refusal)) => Some(refusal),
             _ => None,
         }
     }
@@ -174,7 +110,7 @@ impl Error {
     /// Nothing listens on the socket: the daemon is dead, or does not listen yet.
     pub fn is_unreachable(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
-        matches!(self, Self::Connect { cause, .. }
+        matches!(self, Self::Call(_, Failure::Connect(_, cause))
             if matches!(cause.kind(), ConnectionRefused | NotFound))
     }
 

@@ -25,7 +25,7 @@ mod transport;
 pub use api::{BuildInfo, CacheMetrics, DaemonInfo, Filesystem, FsMetrics, Inflight, Mount, State};
 pub use client::{Client, Limits};
 pub use command::{Log, Mode, Spec};
-pub use error::{Error, Refusal};
+pub use error::{Error, Failure, Refusal};
 pub use liveness::Exit;
 pub use probe::{Binary, Help};
 pub use process::{Daemon, clear_stale};

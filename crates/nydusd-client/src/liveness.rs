@@ -67,7 +67,7 @@ impl Process {
         let pid = listener(socket).await?;
         let found = pid.as_raw_nonzero().get() as u32;
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(Error::OtherProcess { socket: socket.to_owned(), expected, found });
+            return Err(Error::OtherProcess { expected, found });
         }
         let watch = match pidfd(pid)? {
             // Asked again: now the pidfd is known to be that of the listener.
@@ -175,5 +175,58 @@ fn gone() -> Error {
 }
 
 pub(crate) fn host(what: String, cause: io::Error) -> Error {
-    Error::Host { what, cause }
+    Error::Host(what, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use tokio::net::UnixListener;
+    use tokio::process::Command;
+    use tokio::time::timeout;
+
+    const SOON: Duration = Duration::from_millis(50);
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn children_are_watched_with_and_without_pidfd() {
+        for pidfd in [true, false] {
+            let child = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+            let mut process = Process::of_child(child).unwrap();
+            if !pidfd {
+                process.watch = Watch::Child;
+            }
+            assert!(timeout(SOON, process.ended()).await.is_err());
+            process.signal(Signal::TERM).await.unwrap();
+            let (one, other) =
+                timeout(LIMIT, async { tokio::join!(process.ended(), process.ended()) })
+                    .await
+                    .unwrap();
+            assert_eq!(one.0.and_then(|status| status.signal()), Some(15));
+            assert_eq!(one, other);
+            process.signal(Signal::KILL).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn strangers_are_watched_without_pidfd() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut process = Process::behind(&socket, Some(std::process::id())).await.unwrap();
+        process.watch = Watch::Connection(socket.clone());
+        let serve = async {
+            let connection = listener.accept().await.unwrap();
+            sleep(SOON).await;
+            drop((connection, listener));
+            tokio::time::Instant::now()
+        };
+        let end = async { (timeout(LIMIT, process.ended()).await, tokio::time::Instant::now()) };
+        let (closed, (ended, seen)) = tokio::join!(serve, end);
+        assert_eq!(ended, Ok(Exit(None)));
+        assert!(seen >= closed);
+        // Whoever has the number now is not signalled: this very process would die.
+        process.signal(Signal::KILL).await.unwrap();
+    }
 }

@@ -97,7 +97,7 @@ fn commit(version: &str) -> String {
 }
 
 async fn text(program: &Path, args: &[&str]) -> Result<String, Error> {
-    let failed = |cause| Error::Run { program: program.to_owned(), cause };
+    let failed = |cause| Error::Run(program.to_owned(), cause);
     let output = run(program, args).await.map_err(failed)?;
     if !output.status.success() {
         let cause = io::Error::other(format!("{}: {}", args.join(" "), output.status));

@@ -3,7 +3,7 @@
 use crate::liveness::{Exit, Process, host};
 use crate::nofile::limit_here;
 use crate::report::{scrub, tail};
-use crate::{Binary, Client, Error, Mode, Spec, State};
+use crate::{Binary, Client, Error, Log, Mode, Spec, State};
 use nydus_mount_slice::Secret;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -55,10 +55,10 @@ impl Daemon {
     }
 
     /// Starts a daemon and does not wait. For a successor, which finds its predecessor's socket
-    /// and mount in place; else use [`Daemon::start`].
+    /// and mount in place; else use [`Daemon::start`]. Needs a tokio runtime, as all here.
     pub fn spawn(binary: &Binary, spec: Spec) -> Result<Self, Error> {
         let args = spec.args(binary, limit_here())?;
-        let log_start = spec.log.file.as_deref().map_or(0, length);
+        let log_start = length(&spec.log);
         let child = Command::new(&binary.program)
             .args(args)
             .stdin(Stdio::null())
@@ -66,7 +66,7 @@ impl Daemon {
             // Signals for our group, such as a terminal's Ctrl-C, are not for the daemon.
             .process_group(0)
             .spawn()
-            .map_err(|cause| Error::Run { program: binary.program.clone(), cause })?;
+            .map_err(|cause| Error::Run(binary.program.clone(), cause))?;
         let process = Process::of_child(child)?;
         Ok(Self { client: Client::new(&spec.apisock), spec, process, log_start })
     }
@@ -75,7 +75,7 @@ impl Daemon {
     /// API socket. `pid`, if recorded, must be the process that listens there.
     pub async fn adopt(spec: Spec, pid: Option<u32>) -> Result<Self, Error> {
         let process = Process::behind(&spec.apisock, pid).await?;
-        let log_start = spec.log.file.as_deref().map_or(0, length);
+        let log_start = length(&spec.log);
         Ok(Self { client: Client::new(&spec.apisock), spec, process, log_start })
     }
 
@@ -99,13 +99,11 @@ impl Daemon {
         let last = Mutex::new("not asked yet".to_owned());
         let reached = timeout(limit, self.poll(wanted, &last));
         tokio::select! {
-            reached = reached => reached.map_err(|_| Error::NotReady {
-                wanted: wanted.to_vec(),
-                limit,
-                last: last.into_inner().unwrap_or_else(PoisonError::into_inner),
-                report: self.report(),
+            reached = reached => reached.map_err(|_| {
+                let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+                Error::NotReady(wanted.to_vec(), limit, format!("{last}: {}", self.report()))
             }),
-            exit = self.ended() => Err(Error::Exited { exit, report: self.report() }),
+            exit = self.ended() => Err(Error::Exited(exit, self.report())),
         }
     }
 
@@ -142,7 +140,7 @@ impl Daemon {
     /// The same at once, by SIGKILL.
     pub async fn kill(&self) -> Result<Exit, Error> {
         self.process.signal(Signal::KILL).await?;
-        let stuck = |_| Error::Unkillable { pid: self.pid(), limit: STOP };
+        let stuck = |_| Error::Unkillable(self.pid(), STOP);
         let exit = timeout(STOP, self.ended()).await.map_err(stuck)?;
         clean(&self.spec).map(|()| exit)
     }
@@ -151,7 +149,7 @@ impl Daemon {
     /// started or adopted, without the credentials of its configuration.
     pub fn report(&self) -> String {
         let stderr = self.spec.stderr.as_deref().map(|path| tail(path, 0));
-        let log = self.spec.log.file.as_deref().map(|path| tail(path, self.log_start));
+        let log = self.spec.log.current().map(|path| tail(&path, self.log_start));
         let words: Vec<_> = stderr.into_iter().chain(log).filter(|text| !text.is_empty()).collect();
         match &self.spec.mode {
             _ if words.is_empty() => "it said nothing".to_owned(),
@@ -175,17 +173,15 @@ impl Drop for KillOnDrop<'_> {
     }
 }
 
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |file| file.len())
+fn length(log: &Log) -> u64 {
+    log.current().and_then(|path| fs::metadata(path).ok()).map_or(0, |file| file.len())
 }
 
 fn stderr(spec: &Spec) -> Result<Stdio, Error> {
     let Some(path) = &spec.stderr else { return Ok(Stdio::inherit()) };
-    let truncate = fs::OpenOptions::new().write(true).create(true).truncate(true).open(path);
-    let append = truncate
-        .and_then(|_| fs::OpenOptions::new().append(true).mode(0o600).open(path))
-        .map_err(|cause| host(format!("open {}", path.display()), cause))?;
-    Ok(append.into())
+    let file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.map(Stdio::from).map_err(|cause| host(format!("open {}", path.display()), cause))
 }
 
 /// Removes the sockets and the mount of a daemon that is dead: with them a new one would wait

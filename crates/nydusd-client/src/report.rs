@@ -25,7 +25,11 @@ pub(crate) fn tail(path: &Path, start: u64) -> String {
 
 fn last_lines(text: &str) -> String {
     let text = without_colours(text);
-    let useful = |line: &&str| !line.is_empty() && !line.starts_with("note: ");
+    let useful = |line: &&str| {
+        !["note: ", "at /"].iter().any(|start| line.starts_with(start))
+            && !line.contains("] INFO ")
+            && !line.is_empty()
+    };
     let lines: Vec<_> = text.lines().map(str::trim).filter(useful).collect();
     lines[lines.len().saturating_sub(LINES)..].join(" | ")
 }
@@ -89,7 +93,8 @@ mod tests {
         let many: String = (0..20).map(|line| format!("{line}\n")).collect();
         for (text, want) in [
             ("", ""),
-            ("a\n\n\tb\nnote: enable it\n", "a | b"),
+            ("a\n\n\tb\n\tat /src/x.rs:1\nnote: enable it\n", "a | b"),
+            ("[2026-11-23] INFO Version\n[2026-11-23] ERROR bad", "[2026-11-23] ERROR bad"),
             ("[\u{1b}[1;38;5;196mnow\u{1b}[0m] bad\u{1b}[0", "[now] bad"),
             (&many, "12 | 13 | 14 | 15 | 16 | 17 | 18 | 19"),
         ] {

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request over its own connection to a unix socket.
 
-use crate::Error;
+use crate::Failure;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, header};
@@ -27,33 +27,23 @@ pub(crate) struct Call {
 
 /// Sends the call; answers with status and body. Connects again, within the call's limit, while
 /// the server's queue is full and, for a GET, while nothing listens yet for a short time.
-pub(crate) async fn exchange(socket: &Path, call: &Call) -> Result<(u16, Bytes), Error> {
+pub(crate) async fn exchange(socket: &Path, call: &Call) -> Result<(u16, Bytes), Failure> {
     let all = async {
-        let stream = connect(socket, call).await?;
-        let broken = |cause: &dyn std::fmt::Display| Error::Broken {
-            call: call.name.clone(),
-            cause: cause.to_string(),
-        };
-        send(stream, call).await.map_err(|cause| broken(&cause))
+        let stream = connect(socket, &call.method).await?;
+        send(stream, call).await.map_err(|cause| Failure::Broken(cause.to_string()))
     };
-    let late = Error::Timeout { call: call.name.clone(), limit: call.limit };
-    timeout(call.limit, all).await.unwrap_or(Err(late))
+    timeout(call.limit, all).await.unwrap_or(Err(Failure::Timeout(call.limit)))
 }
 
-async fn connect(socket: &Path, call: &Call) -> Result<UnixStream, Error> {
+async fn connect(socket: &Path, method: &Method) -> Result<UnixStream, Failure> {
     let mut tries = 0;
     loop {
         match UnixStream::connect(socket).await {
             Ok(stream) => return Ok(stream),
-            Err(cause) if may_retry(&call.method, &cause, tries) => {
-                tries += 1;
-                sleep(Duration::from_millis(10)).await;
-            }
-            Err(cause) => {
-                let (call, socket) = (call.name.clone(), socket.to_owned());
-                return Err(Error::Connect { call, socket, cause });
-            }
+            Err(cause) if may_retry(method, &cause, tries) => tries += 1,
+            Err(cause) => return Err(Failure::Connect(socket.to_owned(), cause)),
         }
+        sleep(Duration::from_millis(10)).await;
     }
 }
 

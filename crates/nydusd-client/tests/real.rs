@@ -5,7 +5,8 @@
 //! daemons, which are started from that thread, mount there and leave nothing on the host.
 
 use nydusd_client::{
-    Binary, Client, Daemon, Error, Exit, Limits, Log, Mode, Mount, Spec, State, clear_stale,
+    Binary, Client, Daemon, Error, Exit, Failure, Limits, Log, Mode, Mount, Spec, State,
+    clear_stale,
 };
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
@@ -314,7 +315,7 @@ fn failed_start_says_why_and_leaves_nothing() {
             let spec = world.dedicated(bootstrap, config);
             let error = Daemon::start(&world.binary, spec, LIMIT).await.unwrap_err();
             let text = format!("{error} {error:?}");
-            assert!(matches!(&error, Error::Exited { exit: Exit(Some(_)), .. }), "{text}");
+            assert!(matches!(&error, Error::Exited(Exit(Some(_)), _)), "{text}");
             assert!(text.contains(words) && !text.contains("c2VjcmV0"), "{words}: {text}");
             world.nothing_is_left(std::process::id() + 1_000_000_000);
         }
@@ -337,7 +338,7 @@ fn start_that_is_given_up_leaves_nothing() {
             }
         }
         let late = Daemon::start(&world.binary, world.shared(), Duration::ZERO).await;
-        assert!(matches!(late.unwrap_err(), Error::NotReady { .. }));
+        assert!(matches!(late.unwrap_err(), Error::NotReady(..)));
         // The orphans are reaped by the runtime; their mounts are gone already.
         world.start(world.shared()).await.stop().await.unwrap();
         world.nothing_is_left(std::process::id() + 1_000_000_000);
@@ -373,7 +374,7 @@ fn stopped_server_does_not_hold_a_call() {
         let client =
             Client::new(world.path("api.sock")).with_limits(Limits { read: limit, change: limit });
         for error in [client.state().await.unwrap_err(), client.unmount("/7").await.unwrap_err()] {
-            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+            assert!(matches!(error, Error::Call(_, Failure::Timeout(_))), "{error}");
         }
         send(daemon.pid(), Signal::CONT);
         daemon.client().state().await.unwrap();
