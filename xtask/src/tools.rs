@@ -1,6 +1,6 @@
 //! `cargo xtask tools`: other people's programs, unpacked under target/tools, never installed.
 
-use crate::apt::Suite;
+use crate::apt::{self, Suite};
 use crate::cmd::Cmd;
 use crate::{paths, ui};
 use anyhow::{Context, Result, bail, ensure};
@@ -41,7 +41,35 @@ const PARTS: &[Part] = &[
         suites: &["trixie", "sid"],
         required: false,
     },
+    Part {
+        name: "containerd-1.6",
+        packages: &["containerd"],
+        suites: &["bookworm"],
+        required: true,
+    },
+    Part {
+        name: "containerd-1.7",
+        packages: &["containerd"],
+        suites: &["trixie"],
+        required: false,
+    },
+    Part { name: "containerd-2.1", packages: &["containerd"], suites: &["sid"], required: false },
+    Part {
+        name: "runc",
+        packages: &["runc", "libseccomp2"],
+        suites: &["bookworm"],
+        required: true,
+    },
+    Part {
+        name: "registry",
+        packages: &["docker-registry"],
+        suites: &["bookworm"],
+        required: true,
+    },
 ];
+
+/// `nydusd` and `nydus-image` come from the Rust package registry.
+const NYDUS: &[&str] = &["nydus-rs", "--version", "2.2.0", "--locked", "--features", "virtiofs"];
 
 /// Fetches what is missing. Returns what could not be had, with the reason.
 pub(crate) fn run() -> Result<Vec<(&'static str, String)>> {
@@ -57,7 +85,21 @@ pub(crate) fn run() -> Result<Vec<(&'static str, String)>> {
             missing.push((part.name, format!("{error:#}")));
         }
     }
+    nydusd()?;
     Ok(missing)
+}
+
+/// Builds `nydusd` and `nydus-image`, which takes some minutes.
+fn nydusd() -> Result<()> {
+    let place = paths::tools().join("nydusd");
+    if place.join("bin/nydusd").exists() {
+        return Ok(());
+    }
+    apt::need("cmake", "cmake")?;
+    let mut cargo = Cmd::new("install-nydusd", 1800, env!("CARGO"));
+    cargo.arg("install").args(NYDUS).arg("--root").arg(&place);
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("nydusd"));
+    ui::step("build nydusd", || cargo.run())
 }
 
 /// The library path that unpacked programs need.

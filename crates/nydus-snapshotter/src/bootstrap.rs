@@ -1,0 +1,80 @@
+//! Reads as much of a RAFS bootstrap as tells its version.
+
+use nydus_mount_slice::FsVersion;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// A file that is no RAFS bootstrap.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("cannot read bootstrap {}: {}", .0.display(), .1)]
+    Unreadable(PathBuf, io::Error),
+    /// Neither magic is there.
+    #[error("{} is no RAFS bootstrap: expected the superblock of RAFS v5 or v6", .0.display())]
+    NoRafs(PathBuf),
+    /// A v6 bootstrap that is not a whole number of blocks.
+    #[error("bootstrap {} is cut: {} bytes are no multiple of its block size {}", .0.display(), .1, .2)]
+    Cut(PathBuf, u64, u64),
+}
+
+/// Bytes that hold both superblocks' magic and the v6 block size.
+const HEAD: usize = 1024 + 16;
+const V5_MAGIC: u32 = 0x5241_4653;
+const V5_VERSION: u32 = 0x500;
+/// EROFS_SUPER_MAGIC_V1.
+const V6_MAGIC: u32 = 0xe0f5_e1e2;
+
+/// The RAFS version of the bootstrap at `path`.
+///
+/// # Errors
+/// It cannot be read, is no bootstrap, or is cut.
+pub fn version(path: &Path) -> Result<FsVersion, Error> {
+    let unreadable = |error| Error::Unreadable(path.to_owned(), error);
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
+    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    if word(0) == Some(V5_MAGIC) && word(4) == Some(V5_VERSION) {
+        return Ok(FsVersion::V5);
+    }
+    let (Some(V6_MAGIC), Some(bits @ (9 | 12))) = (word(1024), head.get(1024 + 12)) else {
+        return Err(Error::NoRafs(path.to_owned()));
+    };
+    let (length, block) = (file.metadata().map_err(unreadable)?.len(), 1_u64 << bits);
+    match length % block {
+        0 => Ok(FsVersion::V6),
+        _ => Err(Error::Cut(path.to_owned(), length, block)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        let v5 = [&V5_MAGIC.to_le_bytes()[..], &V5_VERSION.to_le_bytes()].concat();
+        let mut v6 = vec![0; 4096];
+        v6[1024..1028].copy_from_slice(&V6_MAGIC.to_le_bytes());
+        v6[1036] = 12;
+        let table: &[(&[u8], Result<FsVersion, &str>)] = &[
+            (&v5, Ok(FsVersion::V5)),
+            (&v6, Ok(FsVersion::V6)),
+            (&v6[..4000], Err("is cut: 4000 bytes")),
+            (&v5[..6], Err("is no RAFS bootstrap")),
+            (b"", Err("is no RAFS bootstrap")),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (bytes, expected) in table {
+            std::fs::write(file.path(), bytes).unwrap();
+            match (version(file.path()), expected) {
+                (Ok(version), Ok(expected)) => assert_eq!(version, *expected),
+                (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{error}"),
+                (got, expected) => panic!("{got:?}, expected {expected:?}"),
+            }
+        }
+        assert!(version(Path::new("/missing")).is_err());
+    }
+}

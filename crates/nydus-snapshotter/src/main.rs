@@ -1,0 +1,2 @@
+//! The program `containerd-nydus-grpc`.
+fn main() {}

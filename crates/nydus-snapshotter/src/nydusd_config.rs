@@ -1,0 +1,141 @@
+//! `nydusd`'s configuration for one image: the operator's template with what the image needs.
+//! Keys that are not known here stay as they are.
+
+use crate::auth::Credential;
+use nydus_mount_slice::Secret;
+use oci_spec::distribution::Reference;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// What makes a template the configuration of one image.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// Number of the snapshot with the bootstrap: the cache's name in `nydusd`'s metrics.
+    pub id: u64,
+    /// The image's reference; a registry backend needs it.
+    pub reference: Option<&'a str>,
+    /// Where blobs are cached.
+    pub cache: &'a Path,
+}
+
+/// A template or reference that makes no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The template lacks a part.
+    #[error("nydusd configuration: expected an object at {0}")]
+    NoObject(&'static str),
+    /// A registry backend without a reference.
+    #[error(
+        "the image's reference is not known: label containerd.io/snapshot/cri.image-ref is \
+         missing; is disable_snapshot_annotations = false set in containerd's configuration?"
+    )]
+    NoReference,
+    /// A reference that cannot be understood.
+    #[error("image reference {0:?} is not of the form HOST/REPOSITORY[:TAG][@DIGEST]: {1}")]
+    BadReference(String, oci_spec::distribution::ParseError),
+}
+
+/// Whether the template reads blobs from a registry.
+pub fn is_registry(template: &Value) -> bool {
+    template.pointer("/device/backend/type").and_then(Value::as_str) == Some("registry")
+}
+
+/// Host and repository of a reference, as a registry backend takes them.
+///
+/// # Errors
+/// No reference, or one that cannot be understood.
+pub fn registry(reference: Option<&str>) -> Result<(String, String), Error> {
+    let text = reference.ok_or(Error::NoReference)?;
+    let parsed: Reference =
+        text.parse().map_err(|error| Error::BadReference(text.to_owned(), error))?;
+    Ok((parsed.resolve_registry().to_owned(), parsed.repository().to_owned()))
+}
+
+/// The configuration of `image`, as JSON.
+///
+/// # Errors
+/// A template without `device.backend.config` or `device.cache`, or a bad reference.
+pub fn render(
+    template: &Value,
+    image: Image<'_>,
+    credential: Option<&Credential>,
+) -> Result<Secret, Error> {
+    let mut config = template.clone();
+    object(&mut config, "/device")?.insert("id".into(), json!(format!("/{}", image.id)));
+    object(&mut config, "/device/cache")?
+        .entry("config")
+        .or_insert_with(|| json!({}))
+        .as_object_mut()
+        .ok_or(Error::NoObject("/device/cache/config"))?
+        .insert("work_dir".into(), json!(image.cache));
+    if is_registry(template) {
+        let (host, repository) = registry(image.reference)?;
+        let backend = object(&mut config, "/device/backend/config")?;
+        backend.insert("host".into(), json!(host));
+        backend.insert("repo".into(), json!(repository));
+        if let Some(credential) = credential {
+            let (key, other, secret) = match credential {
+                Credential::Basic(secret) => ("auth", "registry_token", secret),
+                Credential::Token(secret) => ("registry_token", "auth", secret),
+            };
+            backend.remove(other);
+            backend.insert(key.into(), json!(secret.expose()));
+        }
+    }
+    Ok(config.to_string().into())
+}
+
+fn object<'v>(
+    config: &'v mut Value,
+    path: &'static str,
+) -> Result<&'v mut Map<String, Value>, Error> {
+    config.pointer_mut(path).and_then(Value::as_object_mut).ok_or(Error::NoObject(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(reference: Option<&'static str>) -> Image<'static> {
+        Image { id: 7, reference, cache: Path::new("/c") }
+    }
+
+    #[test]
+    fn registries() {
+        let table = [
+            ("127.0.0.1:5000/t/img:1", Ok(("127.0.0.1:5000", "t/img"))),
+            ("docker.io/library/busybox", Ok(("index.docker.io", "library/busybox"))),
+            ("busybox:1.36", Ok(("index.docker.io", "library/busybox"))),
+            (
+                "ghcr.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+                Ok(("ghcr.io", "a/b")),
+            ),
+            ("a b", Err("is not of the form")),
+        ];
+        for (text, expected) in table {
+            match (registry(Some(text)), expected) {
+                (Ok((host, repo)), Ok(expected)) => assert_eq!((&*host, &*repo), expected),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (got, _) => panic!("{text}: {got:?}"),
+            }
+        }
+        assert!(matches!(registry(None), Err(Error::NoReference)));
+    }
+
+    #[test]
+    fn rendered() {
+        let registry = json!({"device": {"backend": {"type": "registry", "config": {"scheme": "http", "auth": "old"}}, "cache": {"type": "blobcache"}}, "unknown": 1});
+        let text = render(
+            &registry,
+            image(Some("127.0.0.1:5000/t/img:1")),
+            Some(&Credential::Token("t".into())),
+        )
+        .unwrap();
+        let expected = json!({"device": {"id": "/7", "backend": {"type": "registry", "config": {"scheme": "http", "host": "127.0.0.1:5000", "repo": "t/img", "registry_token": "t"}}, "cache": {"type": "blobcache", "config": {"work_dir": "/c"}}}, "unknown": 1});
+        assert_eq!(serde_json::from_str::<Value>(text.expose()).unwrap(), expected);
+        let localfs = json!({"device": {"backend": {"type": "localfs", "config": {"dir": "/b"}}, "cache": {"type": "blobcache", "config": {}}}});
+        let text = render(&localfs, image(None), None).unwrap();
+        assert!(text.expose().contains(r#""work_dir":"/c""#) && !text.expose().contains("host"));
+        assert!(matches!(render(&json!({}), image(None), None), Err(Error::NoObject("/device"))));
+    }
+}

@@ -1,0 +1,282 @@
+//! The rules' tables in redb.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition, TableHandle,
+};
+
+use super::disk::Disk;
+use super::error::{Error, Result};
+use super::kv::{Changes, Entry, Kv, Span, Table};
+use super::lookup::number;
+
+/// Version of what this program writes.
+const VERSION: u64 = 1;
+/// Where the version stands in `meta`.
+const VERSION_KEY: &str = "version";
+/// Bytes of the file that are kept in memory, at most.
+const CACHE: usize = 16 << 20;
+
+type Bytes = &'static [u8];
+type Opener = Box<dyn Fn() -> Result<Database> + Send + Sync>;
+
+fn definition(table: Table) -> TableDefinition<'static, Bytes, Bytes> {
+    TableDefinition::new(table.name())
+}
+
+/// The database. After a failed write redb refuses all others until it is opened again, so
+/// that is done here.
+pub(super) struct Db {
+    open: Opener,
+    live: RwLock<Option<Database>>,
+}
+
+impl Db {
+    /// Opens or makes the file at `path`, mode 0600.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let (file, path) = (path.to_owned(), path.to_owned());
+        let at = move |error| match error {
+            Error::Storage(why) => Error::Storage(format!("{}: {why}", path.display())),
+            other => other,
+        };
+        let open = |file: &Path| open_database(Disk::open(file)?);
+        Self::with_opener(Box::new(move || open(&file).map_err(&at)))
+    }
+
+    fn with_opener(open: Opener) -> Result<Self> {
+        let live = RwLock::new(Some(open()?));
+        Ok(Self { open, live })
+    }
+
+    /// The last committed state; waits for no writer.
+    pub(super) fn read(&self) -> Result<Reader> {
+        self.with(|database| Ok(Reader(database.begin_read()?)))
+    }
+
+    /// One durable transaction, if `fill` changes anything.
+    pub(super) fn transaction<T>(&self, fill: impl FnOnce(&mut Writing<'_>) -> T) -> Result<T> {
+        let outcome = self.with(|database| transact(database, fill));
+        if outcome.is_err() {
+            self.reopen();
+        }
+        outcome
+    }
+
+    fn with<T>(&self, use_it: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        if self.live.read().unwrap_or_else(PoisonError::into_inner).is_none() {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            if live.is_none() {
+                *live = Some((self.open)()?);
+            }
+        }
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.as_ref().map_or_else(|| Err(Error::Storage("closed".to_owned())), use_it)
+    }
+
+    fn reopen(&self) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        // It must be closed before: it holds the file's lock.
+        drop(live.take());
+        *live = (self.open)().ok();
+    }
+}
+
+fn open_database(backend: impl StorageBackend) -> Result<Database> {
+    let database = Builder::new().set_cache_size(CACHE).create_with_backend(backend)?;
+    check_version(&database)?;
+    Ok(database)
+}
+
+/// Makes the tables of a new database; refuses those of another version.
+fn check_version(database: &Database) -> Result<()> {
+    let transaction = database.begin_write()?;
+    let tables: Vec<_> = transaction.list_tables()?.collect();
+    if tables.is_empty() {
+        for table in Table::ALL {
+            transaction.open_table(definition(table))?;
+        }
+        let version = VERSION.to_be_bytes();
+        let mut meta = transaction.open_table(definition(Table::Meta))?;
+        meta.insert(VERSION_KEY.as_bytes(), version.as_slice())?;
+        drop(meta);
+        return Ok(transaction.commit()?);
+    }
+    transaction.abort()?;
+    let is_store = tables.iter().any(|table| table.name() == Table::Meta.name());
+    let view = Reader(database.begin_read()?);
+    let version = || view.get(Table::Meta, VERSION_KEY.as_bytes());
+    let value = is_store.then(version).transpose()?.flatten();
+    match value.as_deref().and_then(number) {
+        Some(found) if found > VERSION => Err(Error::Newer { found, known: VERSION }),
+        Some(_) => Ok(()),
+        None => Err(Error::Storage("it is a database, but not of snapshots".to_owned())),
+    }
+}
+
+fn transact<T>(database: &Database, fill: impl FnOnce(&mut Writing<'_>) -> T) -> Result<T> {
+    let transaction = database.begin_write()?;
+    let mut writing = Writing { transaction: &transaction, changed: false, failed: None };
+    let filled = fill(&mut writing);
+    match writing {
+        Writing { failed: Some(error), .. } => return Err(error),
+        Writing { changed: true, .. } => transaction.commit()?,
+        Writing { changed: false, .. } => transaction.abort()?,
+    }
+    Ok(filled)
+}
+
+/// A transaction that is being written.
+pub(super) struct Writing<'a> {
+    transaction: &'a redb::WriteTransaction,
+    changed: bool,
+    failed: Option<Error>,
+}
+
+impl Writing<'_> {
+    /// Makes the changes. A failure in the middle fails the whole transaction.
+    pub(super) fn apply(&mut self, changes: Changes) -> Result<()> {
+        let made = self.try_apply(changes);
+        self.failed = self.failed.take().or_else(|| made.as_ref().err().cloned());
+        made
+    }
+
+    fn try_apply(&mut self, changes: Changes) -> Result<()> {
+        self.changed |= !changes.is_empty();
+        for ((table, key), value) in changes {
+            let mut table = self.transaction.open_table(definition(table))?;
+            match value {
+                Some(value) => drop(table.insert(&*key, &*value)?),
+                None => drop(table.remove(&*key)?),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Kv for Writing<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.transaction.open_table(definition(table))?, key)
+    }
+
+    fn scan(&self, table: Table, span: Span<'_>) -> Result<Vec<Entry>> {
+        scan(&self.transaction.open_table(definition(table))?, span)
+    }
+}
+
+/// One committed state of the store, whatever is written meanwhile. Hold it for a short time:
+/// the space of what is removed meanwhile is used again only after it is dropped.
+pub struct Reader(ReadTransaction);
+
+impl Kv for Reader {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.0.open_table(definition(table))?, key)
+    }
+
+    fn scan(&self, table: Table, span: Span<'_>) -> Result<Vec<Entry>> {
+        scan(&self.0.open_table(definition(table))?, span)
+    }
+}
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn scan(table: &impl ReadableTable<Bytes, Bytes>, span: Span<'_>) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for entry in table.range::<&[u8]>((span.start(), Bound::Unbounded))?.take(span.limit) {
+        let (key, value) = entry?;
+        if !key.value().starts_with(span.prefix) {
+            break;
+        }
+        found.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A file on a disk that is full after so many more bytes.
+    #[derive(Debug)]
+    struct Filling {
+        file: Disk,
+        space: Arc<AtomicU64>,
+    }
+
+    impl StorageBackend for Filling {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let length = data.len() as u64;
+            let take = |space: u64| space.checked_sub(length);
+            match self.space.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                Ok(_) => self.file.write(offset, data),
+                Err(_) => Err(io::ErrorKind::StorageFull.into()),
+            }
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    fn put(db: &Db, key: u64) -> Result<()> {
+        let key = (Table::Items, key.to_be_bytes().to_vec());
+        db.transaction(|writing| writing.apply([(key, Some(vec![0; 300]))].into()))?
+    }
+
+    fn keys(db: &Db) -> Vec<u64> {
+        let span = Span { prefix: &[], after: &[], limit: usize::MAX };
+        let entries = db.read().unwrap().scan(Table::Items, span).unwrap();
+        entries.iter().filter_map(|(key, _)| number(key)).collect()
+    }
+
+    /// Wherever in a write the disk fills: an error, then all that was answered is there, and
+    /// with space again it goes on.
+    #[test]
+    fn a_full_disk() {
+        for space in (0..80_000).step_by(2_048) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store");
+            let left = Arc::new(AtomicU64::new(u64::MAX));
+            let disk = Arc::clone(&left);
+            let open = move || {
+                open_database(Filling { file: Disk::open(&path)?, space: Arc::clone(&disk) })
+            };
+            let db = Db::with_opener(Box::new(open)).unwrap();
+            put(&db, 0).unwrap();
+            left.store(space, Ordering::Relaxed);
+            let answered: Vec<u64> = (1..100).take_while(|key| put(&db, *key).is_ok()).collect();
+            assert!(answered.len() < 99, "{space}");
+            let error = put(&db, 1_000).unwrap_err();
+            assert!(matches!(error, Error::Storage(_)), "{error}");
+            left.store(u64::MAX, Ordering::Relaxed);
+            let found = keys(&db);
+            assert!(found.starts_with(&[0]) && found[1..].starts_with(&answered), "{found:?}");
+            put(&db, 2_000).unwrap();
+            assert_eq!(keys(&db).last(), Some(&2_000), "{space}");
+        }
+    }
+}
