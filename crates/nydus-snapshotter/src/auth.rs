@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn labels_give_credentials() {
         let basic = |text: &str| Some(Credential::Basic(text.into()));
-        let table: &[(&[(&str, &str)], Option<Credential>)] = &[
+        type Row = (&'static [(&'static str, &'static str)], Option<Credential>);
+        let table: &[Row] = &[
             (&[], None),
             (&[(PULL_USER, "u")], None),
             (&[(PULL_USER, "u"), (PULL_SECRET, "p")], basic("dTpw")),

@@ -1,0 +1,15 @@
+//! The parts of containerd's gRPC contracts that this project serves (snapshots) and that its
+//! tests call (CRI's image service), generated from `proto/`.
+
+#![forbid(unsafe_code)]
+#![allow(missing_docs, unreachable_pub, reason = "generated code")]
+
+/// `containerd.services.snapshots.v1`.
+pub mod snapshots {
+    tonic::include_proto!("containerd.services.snapshots.v1");
+}
+
+/// `runtime.v1` of Kubernetes, as far as tests call it.
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
