@@ -1,7 +1,7 @@
 //! Compiles the contracts without `protoc`, so that a build needs no package beside Rust.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/snapshots.proto", "proto/cri.proto"];
+    let files = ["proto/snapshots.proto", "proto/cri.proto", "proto/nydus.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

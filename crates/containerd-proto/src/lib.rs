@@ -13,3 +13,8 @@ pub mod snapshots {
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
+
+/// What our snapshotter serves beside the snapshots.
+pub mod nydus {
+    tonic::include_proto!("nydus.snapshotter.v1");
+}

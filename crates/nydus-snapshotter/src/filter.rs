@@ -35,7 +35,7 @@ pub struct Error {
 }
 
 /// Some filters; a snapshot is wanted if one of them matches, or if there is none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Filters(Vec<Vec<Selector>>);
 
 #[derive(Debug)]

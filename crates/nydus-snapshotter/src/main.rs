@@ -1,2 +1,34 @@
-//! The program `containerd-nydus-grpc`.
-fn main() {}
+//! `containerd-nydus-grpc`.
+
+use nydus_snapshotter::cli::{self, Command};
+use nydus_snapshotter::{config, logging, serve, status};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("containerd-nydus-grpc: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let cli = cli::parse(std::env::args_os());
+    let config = config::load(&cli.flags)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Some(Command::Status { json }) => runtime.block_on(status::print(&config.address, json)),
+        Some(Command::Config) => {
+            config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            print!("{}", config.effective());
+            Ok(())
+        }
+        None => {
+            logging::start(&config.log)?;
+            config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            runtime.block_on(serve::run(config))
+        }
+    }
+}

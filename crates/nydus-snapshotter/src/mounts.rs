@@ -1,9 +1,8 @@
 //! What Prepare, View and Mounts answer: pure functions from a resolved snapshot to mount
 //! entries. For plain snapshots, byte for byte those of containerd's overlayfs snapshotter.
 
-use crate::labels::{LAYER_DIGEST, PROXY_MODE, image_ref};
+use crate::labels::{LAYER_DIGEST, Labels, PROXY_MODE, image_ref};
 use crate::layout::Layout;
-use crate::resolve::Parent;
 use nydus_mount_slice::{
     EncodeError, ExtraOption, FsVersion, KataVirtualVolume, Mount, Secret, VolumeMetadata,
 };
@@ -142,7 +141,7 @@ pub fn guest(
     host: &Host,
     snapshot: Snapshot,
     parents: &[u64],
-    marked: Option<&Parent>,
+    marked: Option<&Labels>,
 ) -> Result<Mount, EncodeError> {
     let mut lower: Vec<_> = parents.iter().map(|id| layout.fs(*id)).collect();
     if lower.is_empty() {
@@ -154,13 +153,13 @@ pub fn guest(
     Ok(Mount { fs_type, source, options, ..Mount::default() })
 }
 
-fn guest_volume(marked: Option<&Parent>) -> KataVirtualVolume {
+fn guest_volume(marked: Option<&Labels>) -> KataVirtualVolume {
     const UNKNOWN: &str = "dummy-image-reference";
-    let told = marked.map(|parent| {
-        let of = |name: &str| Some((name.to_owned(), parent.labels.get(name)?.clone()));
+    let told = marked.map(|labels| {
+        let of = |name: &str| Some((name.to_owned(), labels.get(name)?.clone()));
         [LAYER_DIGEST, PROXY_MODE].into_iter().filter_map(of).collect::<Vec<_>>()
     });
-    let source = marked.and_then(|parent| image_ref(&parent.labels)).unwrap_or(UNKNOWN);
+    let source = marked.and_then(image_ref).unwrap_or(UNKNOWN);
     let told = told.unwrap_or_default();
     KataVirtualVolume {
         volume_type: "image_guest_pull".into(),
@@ -264,10 +263,10 @@ mod tests {
         let mark = |names: &[(&str, &str)]| {
             let labels: Labels =
                 names.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-            Parent { id: 4, labels }
+            labels
         };
         let digest = (LAYER_DIGEST, "sha256:aa");
-        let table: &[(Option<Parent>, &str, &[&str])] = &[
+        let table: &[(Option<Labels>, &str, &[&str])] = &[
             (None, "dummy-image-reference", &[]),
             (
                 Some(mark(&[digest, (PROXY_MODE, "true"), (IMAGE_REF, "reg/img:1")])),

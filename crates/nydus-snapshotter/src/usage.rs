@@ -17,6 +17,14 @@ pub struct Usage {
     pub size: u64,
 }
 
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { inodes: self.inodes + other.inodes, size: self.size + other.size }
+    }
+}
+
 /// What the tree at `root` takes, itself included; a file that vanishes meanwhile counts nothing.
 ///
 /// # Errors

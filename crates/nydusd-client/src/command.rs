@@ -80,6 +80,8 @@ pub struct Spec {
     /// File for its standard error, truncated at start: what our errors quote. A file and not a
     /// pipe, because the daemon outlives us. `None`: ours is inherited and nothing is quoted.
     pub stderr: Option<PathBuf>,
+    /// Control group (its directory) that the daemon is put into as soon as it is started.
+    pub cgroup: Option<PathBuf>,
     /// More arguments, put last.
     pub extra: Vec<OsString>,
 }
@@ -97,6 +99,7 @@ impl Spec {
             failover_policy: String::new(),
             log: Log::default(),
             stderr: None,
+            cgroup: None,
             extra: Vec::new(),
         }
     }

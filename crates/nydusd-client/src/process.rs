@@ -68,7 +68,17 @@ impl Daemon {
             .spawn()
             .map_err(|cause| Error::Run(binary.program.clone(), cause))?;
         let process = Process::of_child(child)?;
-        Ok(Self { client: Client::new(&spec.apisock), spec, process, log_start })
+        let daemon = Self { client: Client::new(&spec.apisock), spec, process, log_start };
+        match daemon.enter_cgroup() {
+            Ok(()) => Ok(daemon),
+            Err(error) => daemon.process.signal_now(Signal::KILL).and(Err(error)),
+        }
+    }
+
+    fn enter_cgroup(&self) -> Result<(), Error> {
+        let Some(group) = &self.spec.cgroup else { return Ok(()) };
+        fs::write(group.join("cgroup.procs"), self.pid().to_string())
+            .map_err(|cause| host(format!("enter control group {}", group.display()), cause))
     }
 
     /// Takes over a live daemon that an earlier run started as `spec` says, found through its

@@ -1,0 +1,85 @@
+//! Whether images that are served can still be read: a token that was revoked shows nowhere else
+//! before a container reads.
+
+use crate::images::{Images, Served};
+use crate::labels::image_ref;
+use crate::probe;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What was seen of an image the last time.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The image's reference, if a label tells.
+    pub image: String,
+    /// Why its data cannot be had.
+    pub trouble: Option<String>,
+    /// File operations that failed.
+    pub failed_operations: u64,
+    /// Bytes read from the image.
+    pub bytes_read: u64,
+}
+
+/// What was seen of all images.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<BTreeMap<u64, Seen>>);
+
+impl Health {
+    /// What was seen, by the number of the image's snapshot.
+    pub fn all(&self) -> BTreeMap<u64, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at all images, again and again.
+    pub async fn watch(self: Arc<Self>, images: Arc<Images>, interval: Duration) {
+        loop {
+            let before = self.all();
+            let mut seen = BTreeMap::new();
+            for served in images.served() {
+                let now = look(&served).await;
+                report(&served, before.get(&served.image.id), &now);
+                seen.insert(served.image.id, now);
+            }
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
+
+async fn look(served: &Served) -> Seen {
+    let client = served.live.daemon.client();
+    let mountpoint = served.live.shared.then(|| format!("/{}", served.image.id));
+    // A daemon that has no counters yet has nothing to tell.
+    let counters = client.metrics(mountpoint.as_deref()).await.unwrap_or_default();
+    let trouble = probe::blobs(&served.config, &served.image.blobs).await.err();
+    Seen {
+        image: image_ref(&served.image.labels).unwrap_or_default().to_owned(),
+        trouble: trouble.map(|error| error.to_string()),
+        failed_operations: counters.fop_errors.iter().sum(),
+        bytes_read: counters.data_read,
+    }
+}
+
+/// Says what changed, once.
+fn report(served: &Served, before: Option<&Seen>, now: &Seen) {
+    let had = before.and_then(|seen| seen.trouble.as_ref());
+    match (&now.trouble, had) {
+        (Some(trouble), had) if had != Some(trouble) => {
+            tracing::error!(
+                snapshot = served.image.id,
+                image = now.image,
+                trouble,
+                "the image cannot be read"
+            );
+        }
+        (None, Some(_)) => {
+            tracing::info!(
+                snapshot = served.image.id,
+                image = now.image,
+                "the image can be read again"
+            );
+        }
+        _ => {}
+    }
+}

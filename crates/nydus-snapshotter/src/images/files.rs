@@ -1,0 +1,153 @@
+//! Files and directories of a daemon and of an image.
+
+use super::{Error, Image, SHARED, Settings};
+use crate::auth;
+use crate::labels::image_ref;
+use crate::layout::Layout;
+use crate::nydusd_config::{self, is_registry};
+use nydus_mount_slice::Secret;
+use nydusd_client::{Log, Mode, Spec};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The name of a daemon of its own.
+pub(super) fn dedicated(image: u64) -> String {
+    format!("d{image}")
+}
+
+/// Where the shared daemon serves an image, as its API names it.
+pub(super) fn submount(image: u64) -> String {
+    format!("/{image}")
+}
+
+/// The configuration of `image` from the template, with credentials.
+pub(super) fn render(settings: &Settings, image: &Image) -> Result<Secret, Error> {
+    let bad = |why: String| Error::Template(settings.template.clone(), why);
+    let text = fs::read(&settings.template).map_err(|error| bad(error.to_string()))?;
+    let parsed = serde_json::from_slice(&text);
+    // The error's own text may quote a password.
+    let template: Value = parsed.map_err(|error| {
+        bad(format!("no JSON: {:?} error in line {}", error.classify(), error.line()))
+    })?;
+    let reference = image_ref(&image.labels);
+    let credential = match reference.filter(|_| is_registry(&template)) {
+        Some(reference) => {
+            let (host, _) = nydusd_config::registry(Some(reference))?;
+            auth::find(&image.labels, &host)
+        }
+        None => None,
+    };
+    let parts = nydusd_config::Image { id: image.id, reference, cache: &settings.cache };
+    Ok(nydusd_config::render(&template, parts, credential.as_ref())?)
+}
+
+/// How a daemon of one image is started.
+pub(super) fn dedicated_spec(settings: &Settings, layout: &Layout, id: &str, image: u64) -> Spec {
+    let mode = Mode::Dedicated {
+        config: layout.daemon_config(id),
+        bootstrap: layout.bootstrap(image),
+        mountpoint: layout.dedicated_mount(image),
+    };
+    spec(settings, layout, id, mode)
+}
+
+/// How the daemon of all images is started.
+pub(super) fn shared_spec(settings: &Settings, layout: &Layout) -> Spec {
+    spec(settings, layout, SHARED, Mode::Shared { mountpoint: layout.shared_mount() })
+}
+
+fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
+    let file = layout.daemon_log(&settings.logs, id);
+    Spec {
+        threads: settings.threads,
+        failover_policy: settings.failover_policy.clone(),
+        stderr: Some(file.with_extension("stderr")),
+        log: Log {
+            level: settings.log_level.clone(),
+            file: Some(file),
+            rotation: settings.log_rotation,
+        },
+        cgroup: settings.cgroup.clone(),
+        ..Spec::new(mode, layout.api_socket(id))
+    }
+}
+
+/// Makes the directories that a daemon needs.
+pub(super) fn prepare(settings: &Settings, spec: &Spec) -> Result<(), Error> {
+    let parents = [Some(spec.apisock.as_path()), spec.log.file.as_deref()];
+    for path in parents.into_iter().flatten().filter_map(Path::parent) {
+        directory(path, 0o700)?;
+    }
+    directory(&settings.cache, 0o755)?;
+    spec.mountpoint().map_or(Ok(()), |path| directory(path, 0o755))
+}
+
+/// Removes what [`prepare`] and [`write_secret`] made for a daemon of one image. The logs stay
+/// for as long as the image might be asked about; the next daemon of that name writes them anew.
+pub(super) fn discard(spec: &Spec, config: &Path) {
+    let parents = [spec.apisock.parent(), config.parent(), spec.mountpoint()];
+    let [socket, config, mountpoint] = parents;
+    for path in [socket, config].into_iter().flatten() {
+        gone(path, fs::remove_dir_all(path));
+    }
+    // Never with what is in it: it may be mounted.
+    if let Some(path) = mountpoint {
+        gone(path, fs::remove_dir(path));
+    }
+}
+
+/// Removes the configuration of one image of the shared daemon.
+pub(super) fn discard_instance(config: &Path) {
+    if let Some(path) = config.parent() {
+        gone(path, fs::remove_dir_all(path));
+    }
+}
+
+fn gone(path: &Path, outcome: io::Result<()>) {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+/// Writes a secret so that it is there whole or not at all, for its owner only.
+pub(super) fn write_secret(path: &Path, secret: &Secret) -> Result<(), Error> {
+    let failed = |error| Error::File(path.to_owned(), error);
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    directory(parent, 0o700)?;
+    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
+    file.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    file.write_all(secret.expose().as_bytes()).map_err(failed)?;
+    file.persist(path).map(drop).map_err(|error| failed(error.error))
+}
+
+/// Puts the blobs' metadata that an image brings into the cache, where `nydusd` looks for it.
+pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(), Error> {
+    let Some(beside) = bootstrap.parent().and_then(|dir| fs::read_dir(dir).ok()) else {
+        return Ok(());
+    };
+    let is_meta = |path: &PathBuf| {
+        path.to_str().is_some_and(|path| path.ends_with(".blob.meta")) && path.is_file()
+    };
+    for path in beside.flatten().map(|entry| entry.path()).filter(is_meta) {
+        let cached = settings.cache.join(path.file_name().unwrap_or(OsStr::new("")));
+        if !cached.exists() {
+            let fresh = cached.with_extension("new");
+            fs::copy(&path, &fresh)
+                .and_then(|_| fs::rename(&fresh, &cached))
+                .map_err(|error| Error::File(cached, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|error| Error::File(path.to_owned(), error))
+}

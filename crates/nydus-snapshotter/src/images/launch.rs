@@ -1,0 +1,231 @@
+//! Starts and stops what serves an image.
+
+use super::{
+    DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
+    files,
+};
+use crate::bootstrap;
+use crate::config::DaemonMode;
+use crate::probe;
+use nydus_mount_slice::Secret;
+use nydusd_client::{Binary, Daemon, Mount, Spec, clear_stale};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long `nydusd` may take to be ready: it is fast, but nodes are busy.
+const READY: Duration = Duration::from_secs(30);
+
+impl Images {
+    /// Serves an image that nobody serves. The registry is asked while the daemon starts.
+    pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
+        bootstrap::version(&self.layout.bootstrap(image.id))?;
+        let config = self.config(&image)?;
+        let (mounted, readable) =
+            tokio::join!(self.mount(&image, &config), probe::blobs(&config, &image.blobs));
+        let (live, lower) = match mounted {
+            // What the registry says explains more.
+            Err(error) => return Err(readable.err().map_or(error, Error::from)),
+            Ok(mounted) => mounted,
+        };
+        let served = Served { image, lower, config, live };
+        let readable = match readable {
+            Ok(()) => read(served.lower.clone()).await,
+            refused => refused,
+        };
+        match readable {
+            Ok(()) => Ok(served),
+            Err(error) => {
+                self.stop(&served).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn mount(
+        self: &Arc<Self>,
+        image: &Image,
+        config: &Secret,
+    ) -> Result<(Arc<Live>, PathBuf), Error> {
+        let bootstrap = self.layout.bootstrap(image.id);
+        let mounted = match self.settings.mode {
+            DaemonMode::Shared => self.mount_shared(image, &bootstrap, config).await?,
+            _ => self.mount_dedicated(image, &bootstrap, config).await?,
+        };
+        Ok(mounted)
+    }
+
+    async fn mount_dedicated(
+        self: &Arc<Self>,
+        image: &Image,
+        bootstrap: &Path,
+        config: &Secret,
+    ) -> Result<(Arc<Live>, PathBuf), Error> {
+        let id = files::dedicated(image.id);
+        let spec = files::dedicated_spec(&self.settings, &self.layout, &id, image.id);
+        let lower = self.layout.dedicated_mount(image.id);
+        self.remember(&id, &spec, Some((image.id, &lower))).await?;
+        let config_file = self.layout.daemon_config(&id);
+        let started = async {
+            // A dead mount would be in the way of its own directory.
+            clear_stale(&spec).await?;
+            files::prepare(&self.settings, &spec)?;
+            files::bring_blob_meta(&self.settings, bootstrap)?;
+            files::write_secret(&config_file, config)?;
+            self.start(&id, spec.clone(), false).await
+        };
+        match started.await {
+            Ok(live) => Ok((live, lower)),
+            Err(error) => {
+                files::discard(&spec, &config_file);
+                self.forget(Some(&id), Some(image.id)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn mount_shared(
+        self: &Arc<Self>,
+        image: &Image,
+        bootstrap: &Path,
+        config: &Secret,
+    ) -> Result<(Arc<Live>, PathBuf), Error> {
+        let live = self.shared_daemon().await?;
+        let lower = self.layout.shared_mount().join(image.id.to_string());
+        let spec = live.daemon.spec();
+        self.remember(&live.id, spec, Some((image.id, &lower))).await?;
+        let config_file = self.layout.instance_config(SHARED, image.id);
+        let mounted = async {
+            files::bring_blob_meta(&self.settings, bootstrap)?;
+            files::write_secret(&config_file, config)?;
+            let source = bootstrap.to_string_lossy().into_owned();
+            let mount = Mount::rafs(source, config.clone());
+            let client = live.daemon.client();
+            match client.mount(&files::submount(image.id), &mount).await {
+                // Killed between this call and its record: it is ours.
+                Err(error) if !error.is_already_mounted() => Err(Error::from(error)),
+                _ => Ok(()),
+            }
+        };
+        match mounted.await {
+            Ok(()) => Ok((live, lower)),
+            Err(error) => {
+                files::discard_instance(&config_file);
+                self.forget(None, Some(image.id)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The daemon of all images, started if there is none.
+    pub(super) async fn shared_daemon(self: &Arc<Self>) -> Result<Arc<Live>, Error> {
+        let mut shared = self.shared.lock().await;
+        if let Some(live) = shared.as_ref().filter(|live| !live.is_gone()) {
+            return Ok(Arc::clone(live));
+        }
+        let spec = files::shared_spec(&self.settings, &self.layout);
+        self.remember(SHARED, &spec, None).await?;
+        clear_stale(&spec).await?;
+        files::prepare(&self.settings, &spec)?;
+        let live = self.start(SHARED, spec, true).await?;
+        *shared = Some(Arc::clone(&live));
+        Ok(live)
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        id: &str,
+        spec: Spec,
+        shared: bool,
+    ) -> Result<Arc<Live>, Error> {
+        let binary = self.binary.get_or_try_init(|| Binary::probe(&self.settings.program)).await?;
+        let daemon = Daemon::start(binary, spec, READY).await?;
+        let live = Live::new(id, daemon, shared);
+        tracing::info!(daemon = id, pid = live.daemon.pid(), "nydusd runs");
+        self.watch(Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// Stops what serves an image, and forgets it.
+    pub(super) async fn stop(&self, served: &Served) -> Result<(), Error> {
+        let (live, id) = (&served.live, served.image.id);
+        if live.shared {
+            let unmounted = live.daemon.client().unmount(&files::submount(id)).await;
+            match unmounted {
+                Err(error) if !error.is_not_mounted() && !live.is_gone() => {
+                    return Err(error.into());
+                }
+                _ => files::discard_instance(&self.layout.instance_config(&live.id, id)),
+            }
+            return self.forget(None, Some(id)).await;
+        }
+        live.stopping.store(true, Ordering::Release);
+        live.daemon.stop().await?;
+        live.gone.store(true, Ordering::Release);
+        files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));
+        tracing::info!(daemon = live.id, "nydusd is stopped");
+        self.forget(Some(&live.id), Some(id)).await
+    }
+
+    /// Stops a daemon that serves nothing, and forgets it.
+    pub(super) async fn stop_daemon(&self, live: &Live) -> Result<(), Error> {
+        live.stopping.store(true, Ordering::Release);
+        live.daemon.stop().await?;
+        tracing::info!(daemon = live.id, "nydusd is stopped");
+        self.forget(Some(&live.id), None).await
+    }
+
+    async fn remember(
+        &self,
+        id: &str,
+        spec: &Spec,
+        instance: Option<(u64, &Path)>,
+    ) -> Result<(), Error> {
+        let mountpoint = spec.mountpoint().unwrap_or(Path::new("")).to_owned();
+        let (id, shared) = (id.to_owned(), id == SHARED);
+        let record = DaemonRecord { socket: spec.apisock.clone(), mountpoint, shared };
+        let instance = instance.map(|(image, lower)| {
+            (image.to_string(), InstanceRecord { daemon: id.clone(), lower: lower.to_owned() })
+        });
+        let write = self.store.write(move |draft| {
+            draft.put_item(&DAEMONS, &id, &record)?;
+            instance
+                .map_or(Ok(()), |(image, instance)| draft.put_item(&INSTANCES, &image, &instance))
+        });
+        Ok(write.await?)
+    }
+
+    pub(super) async fn forget(
+        &self,
+        daemon: Option<&str>,
+        image: Option<u64>,
+    ) -> Result<(), Error> {
+        let daemon = daemon.map(str::to_owned);
+        let write = self.store.write(move |draft| {
+            if let Some(daemon) = daemon {
+                draft.remove_item(&DAEMONS, &daemon);
+            }
+            if let Some(image) = image {
+                draft.remove_item(&INSTANCES, &image.to_string());
+            }
+            Ok(())
+        });
+        Ok(write.await?)
+    }
+}
+
+/// Reads a file of a mounted image. It may hang as long as its daemon lives.
+async fn read(lower: PathBuf) -> Result<(), probe::Error> {
+    const LIMIT: Duration = Duration::from_secs(8);
+    let name = lower.display().to_string();
+    let reading = tokio::task::spawn_blocking(move || probe::read(&lower));
+    match tokio::time::timeout(LIMIT, reading).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Err(probe::Error::Unreadable(name, std::io::Error::other(error))),
+        Err(_) => {
+            let late = std::io::Error::other(format!("no answer in {LIMIT:?}"));
+            Err(probe::Error::Unreadable(name, late))
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! RAFS images that `nydusd` serves on this host: one daemon for each, or one for all.
+//!
+//! An image has a slot of its own, and a slot its lock: a slow image holds up nobody else. What
+//! is served is in the store before a daemon starts, so none is lost when we are killed.
+
+mod files;
+mod launch;
+mod recover;
+mod watch;
+
+use crate::bootstrap;
+use crate::config::{DaemonMode, Recover};
+use crate::labels::Labels;
+use crate::layout::Layout;
+use crate::nydusd_config;
+use crate::probe;
+use crate::store::{self, Set, Store};
+use nydus_mount_slice::Secret;
+use nydusd_client::{Binary, Daemon};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as Plain, PoisonError};
+use std::time::Instant;
+use tokio::sync::{Mutex, OnceCell};
+
+/// What was started, by the daemon's name.
+pub const DAEMONS: Set<DaemonRecord> = Set::new("daemons");
+/// What is served, by the number of the snapshot with the bootstrap.
+pub const INSTANCES: Set<InstanceRecord> = Set::new("instances");
+
+/// Name of the daemon that serves all images.
+const SHARED: &str = "shared";
+
+/// A daemon, as far as a later run must know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonRecord {
+    /// Socket of its API.
+    pub socket: PathBuf,
+    /// Where it mounts.
+    pub mountpoint: PathBuf,
+    /// Whether it serves all images.
+    pub shared: bool,
+}
+
+/// An image that is served, as far as a later run must know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// The daemon's name.
+    pub daemon: String,
+    /// Where the image is mounted.
+    pub lower: PathBuf,
+}
+
+/// How images are served.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One daemon for each image, one for all, or none.
+    pub mode: DaemonMode,
+    /// `nydusd`.
+    pub program: PathBuf,
+    /// Template of its configuration.
+    pub template: PathBuf,
+    /// Where blobs are cached.
+    pub cache: PathBuf,
+    /// Where daemons log.
+    pub logs: PathBuf,
+    /// `nydusd`'s log level.
+    pub log_level: String,
+    /// Size in MiB at which a daemon's log is rotated.
+    pub log_rotation: u32,
+    /// Threads of a daemon; 0 for its own default.
+    pub threads: u32,
+    /// What is done when a daemon dies.
+    pub recover: Recover,
+    /// `--failover-policy`.
+    pub failover_policy: String,
+    /// Control group of the daemons.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// An image, as its snapshots tell it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Number of the snapshot with the bootstrap.
+    pub id: u64,
+    /// Labels of that snapshot.
+    pub labels: Labels,
+    /// Digests of its data layers, where labels tell them.
+    pub blobs: Vec<String>,
+}
+
+/// An image that can be read on the host.
+#[derive(Debug)]
+pub struct Served {
+    /// What it is.
+    pub image: Image,
+    /// Where it is mounted.
+    pub lower: PathBuf,
+    /// `nydusd`'s configuration for it.
+    pub config: Secret,
+    /// Who serves it.
+    pub live: Arc<Live>,
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Live {
+    /// Its name.
+    pub id: String,
+    /// Its process.
+    pub daemon: Daemon,
+    /// Whether it serves all images.
+    pub shared: bool,
+    since: Instant,
+    gone: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl Live {
+    fn new(id: &str, daemon: Daemon, shared: bool) -> Arc<Self> {
+        let (gone, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (id, since) = (id.to_owned(), Instant::now());
+        Arc::new(Self { id, daemon, shared, since, gone, stopping })
+    }
+
+    /// Whether its process has ended.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+}
+
+/// Why an image is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The template cannot be read, or is no JSON.
+    #[error("nydusd configuration {}: {}", .0.display(), .1)]
+    Template(PathBuf, String),
+    /// It makes no configuration of this image.
+    #[error(transparent)]
+    Config(#[from] nydusd_config::Error),
+    /// The bootstrap is damaged.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
+    /// `nydusd` cannot be started, or refuses the image.
+    #[error(transparent)]
+    Daemon(#[from] nydusd_client::Error),
+    /// The image's data cannot be had.
+    #[error(transparent)]
+    Probe(#[from] probe::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A file or directory of ours.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, std::io::Error),
+    /// It died, and shall not be started again.
+    #[error("nydusd {0} has died and recover_policy is none")]
+    Died(String),
+}
+
+/// `None` if nobody serves the image.
+type Slot = Arc<Mutex<Option<Arc<Served>>>>;
+
+/// The images that are served.
+pub struct Images {
+    settings: Settings,
+    layout: Layout,
+    store: Store,
+    binary: OnceCell<Binary>,
+    slots: Plain<HashMap<u64, Slot>>,
+    shared: Arc<Mutex<Option<Arc<Live>>>>,
+}
+
+impl Images {
+    /// Nothing is served at first, see [`Images::recover`].
+    pub fn new(settings: Settings, layout: Layout, store: Store) -> Arc<Self> {
+        let (binary, slots, shared) = (OnceCell::new(), Plain::default(), Arc::default());
+        Arc::new(Self { settings, layout, store, binary, slots, shared })
+    }
+
+    /// One daemon for each image, one for all, or none.
+    pub fn mode(&self) -> DaemonMode {
+        self.settings.mode
+    }
+
+    /// Serves an image, unless that is done already.
+    ///
+    /// # Errors
+    /// It cannot be served or not be read; then nothing of the attempt stays.
+    pub async fn serve(self: &Arc<Self>, image: Image) -> Result<Arc<Served>, Error> {
+        let slot = self.slot(image.id);
+        let mut slot = slot.lock().await;
+        match slot.as_ref() {
+            Some(served) if !served.live.is_gone() => return Ok(Arc::clone(served)),
+            Some(served) if self.settings.recover == Recover::None => {
+                return Err(Error::Died(served.live.id.clone()));
+            }
+            _ => {}
+        }
+        let served = Arc::new(self.launch(image).await?);
+        *slot = Some(Arc::clone(&served));
+        Ok(served)
+    }
+
+    /// Stops to serve an image, if `unused` still says so once nobody else is at it.
+    ///
+    /// # Errors
+    /// The daemon does not end, or refuses; the image is served still.
+    pub async fn release(
+        self: &Arc<Self>,
+        id: u64,
+        unused: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock_owned().await;
+        if let Some(served) = slot.as_ref().map(Arc::clone).filter(|_| unused()) {
+            self.stop(&served).await?;
+            *slot = None;
+        }
+        if slot.is_none() {
+            drop(slot);
+            self.forget_slot(id);
+        }
+        Ok(())
+    }
+
+    /// Ends the daemon of all images if it serves none.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn release_shared(&self) -> Result<(), Error> {
+        let mut shared = self.shared.lock().await;
+        let used = |live: &Arc<Live>| self.served().iter().any(|s| Arc::ptr_eq(&s.live, live));
+        if let Some(live) = shared.as_ref().filter(|live| !used(live)) {
+            self.stop_daemon(live).await?;
+            *shared = None;
+        }
+        Ok(())
+    }
+
+    /// All that is served, by number. What is just being started or stopped is left out.
+    pub fn served(&self) -> Vec<Arc<Served>> {
+        let slots: Vec<Slot> = self.slots().values().cloned().collect();
+        let served = |slot: &Slot| slot.try_lock().ok()?.clone();
+        let mut all: Vec<_> = slots.iter().filter_map(served).collect();
+        all.sort_by_key(|served| served.image.id);
+        all
+    }
+
+    /// Numbers of all images that have a slot.
+    pub fn known(&self) -> Vec<u64> {
+        self.slots().keys().copied().collect()
+    }
+
+    /// `nydusd`'s configuration for an image, as it would be now.
+    ///
+    /// # Errors
+    /// A bad template, or an image that does not fit it.
+    pub fn config(&self, image: &Image) -> Result<Secret, Error> {
+        files::render(&self.settings, image)
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, id: u64) -> Slot {
+        Arc::clone(self.slots().entry(id).or_default())
+    }
+
+    /// Drops an empty slot that nobody holds.
+    fn forget_slot(&self, id: u64) {
+        let mut slots = self.slots();
+        if slots.get(&id).is_some_and(|slot| Arc::strong_count(slot) == 1) {
+            slots.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! After a start of ours: daemons of an earlier run are taken over where they live. What is dead
+//! is cleared, and served again when somebody asks for it.
+
+use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, Served, files};
+use crate::store::Lookup;
+use nydus_mount_slice::Secret;
+use nydusd_client::{Daemon, Mode, Spec, State, clear_stale};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinSet;
+
+/// How long a daemon of an earlier run may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// An image, where it was mounted, and its slot.
+type Held = (Image, PathBuf, OwnedMutexGuard<Option<Arc<Served>>>);
+
+/// A daemon to be taken over. What it holds locked is unlocked when that is done.
+struct Pending {
+    id: String,
+    spec: Spec,
+    instances: Vec<Held>,
+    shared: Option<OwnedMutexGuard<Option<Arc<Live>>>>,
+}
+
+impl Images {
+    /// Takes over what an earlier run left, beside the calls that come meanwhile: who asks for an
+    /// image that is being looked at waits for that. To be called before the first of them; what
+    /// it returns is done when all are looked at.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn recover(
+        self: &Arc<Self>,
+        image: impl Fn(u64) -> Image,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+        let read = self.store.read()?;
+        let (daemons, instances) = (read.items(&DAEMONS)?, read.items(&INSTANCES)?);
+        for damaged in daemons.damaged.iter().chain(&instances.damaged) {
+            tracing::error!(record = damaged, "the record is damaged and left out");
+        }
+        let sockets: Vec<_> = daemons.found.iter().map(|(_, daemon)| &daemon.socket).collect();
+        end_strays(&self.layout.root().join("socket"), &sockets);
+        let mut tasks = JoinSet::new();
+        for (id, daemon) in &daemons.found {
+            let mine = instances.found.iter().filter(|(_, instance)| instance.daemon == *id);
+            let held = mine.filter_map(|(number, instance)| {
+                let number = number.parse().ok()?;
+                let slot = self.slot(number).try_lock_owned().ok()?;
+                Some((image(number), instance.lower.clone(), slot))
+            });
+            let pending = self.pending(id, daemon, held.collect());
+            let images = Arc::clone(self);
+            tasks.spawn(async move { images.take_over(pending).await });
+        }
+        Ok(async move { while tasks.join_next().await.is_some() {} })
+    }
+
+    fn pending(&self, id: &str, daemon: &DaemonRecord, instances: Vec<Held>) -> Pending {
+        let shared =
+            daemon.shared.then(|| Arc::clone(&self.shared).try_lock_owned().ok()).flatten();
+        let first = instances.first().map_or(0, |(image, ..)| image.id);
+        let mut spec = if daemon.shared {
+            files::shared_spec(&self.settings, &self.layout)
+        } else {
+            files::dedicated_spec(&self.settings, &self.layout, id, first)
+        };
+        spec.apisock.clone_from(&daemon.socket);
+        if let Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } = &mut spec.mode {
+            mountpoint.clone_from(&daemon.mountpoint);
+        }
+        Pending { id: id.to_owned(), spec, instances, shared }
+    }
+
+    async fn take_over(self: Arc<Self>, pending: Pending) {
+        let id = pending.id.clone();
+        match adopt(&pending.spec).await {
+            Ok((daemon, mounted)) => self.adopted(daemon, &mounted, pending).await,
+            Err(error) => {
+                tracing::warn!(daemon = id, %error, "nydusd of an earlier run is not there");
+                self.clear(pending).await;
+            }
+        }
+    }
+
+    async fn adopted(self: &Arc<Self>, daemon: Daemon, mounted: &[String], pending: Pending) {
+        let live = Live::new(&pending.id, daemon, pending.shared.is_some());
+        tracing::info!(daemon = live.id, pid = live.daemon.pid(), "nydusd is taken over");
+        for (image, lower, mut slot) in pending.instances {
+            if live.shared && !mounted.contains(&files::submount(image.id)) {
+                let _ = self.forget(None, Some(image.id)).await;
+                continue;
+            }
+            let config = self.config_of(&live, &image);
+            *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(&live) }));
+        }
+        if let Some(mut shared) = pending.shared {
+            *shared = Some(Arc::clone(&live));
+        }
+        self.watch(live);
+    }
+
+    /// The configuration that it was started with, as far as it can be found.
+    fn config_of(&self, live: &Live, image: &Image) -> Secret {
+        let path = match live.shared {
+            true => self.layout.instance_config(&live.id, image.id),
+            false => self.layout.daemon_config(&live.id),
+        };
+        match fs::read_to_string(path) {
+            Ok(config) => config.into(),
+            Err(_) => self.config(image).unwrap_or_default(),
+        }
+    }
+
+    async fn clear(&self, pending: Pending) {
+        if let Err(error) = clear_stale(&pending.spec).await {
+            tracing::warn!(daemon = pending.id, %error, "what it left cannot be removed");
+        }
+        let images = pending.instances.iter().map(|(image, ..)| Some(image.id));
+        for image in images.chain([None]) {
+            if let Err(error) = self.forget(Some(&pending.id), image).await {
+                tracing::error!(daemon = pending.id, %error, "the record cannot be removed");
+            }
+        }
+    }
+}
+
+/// A daemon that runs and answers, and what it has mounted. One that does not answer is ended.
+async fn adopt(spec: &Spec) -> Result<(Daemon, Vec<String>), nydusd_client::Error> {
+    let daemon = Daemon::adopt(spec.clone(), None).await?;
+    let ready = async {
+        daemon.wait_for(&[State::Running], ANSWER).await?;
+        daemon.client().daemon().await
+    };
+    match ready.await {
+        Ok(info) => {
+            let mounted = info.backend_collection.as_object().map(|all| all.keys().cloned());
+            Ok((daemon, mounted.into_iter().flatten().collect()))
+        }
+        Err(error) => {
+            daemon.kill().await?;
+            Err(error)
+        }
+    }
+}
+
+/// Ends daemons of ours that no record knows: started by a run that was killed right then.
+fn end_strays(sockets: &Path, known: &[&PathBuf]) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        let after = words.iter().skip_while(|word| **word != b"--apisock").nth(1);
+        let socket = after.map(|word| PathBuf::from(String::from_utf8_lossy(word).into_owned()));
+        let stray = |socket: &PathBuf| socket.starts_with(sockets) && !known.contains(&socket);
+        if let Some(socket) = socket.filter(stray) {
+            tracing::warn!(pid = pid.as_raw_nonzero(), socket = %socket.display(), "a nydusd that no record knows is ended");
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}

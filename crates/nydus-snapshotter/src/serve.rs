@@ -1,0 +1,189 @@
+//! From the configuration to a server, and its end.
+
+use crate::config::{Config, DaemonMode};
+use crate::health::Health;
+use crate::images::{Images, Settings};
+use crate::layout::Layout;
+use crate::metrics::{self, Metrics};
+use crate::mounts::Host;
+use crate::service::Service;
+use crate::snapshots::{Options, Snapshots};
+use crate::status::Status;
+use crate::store::Store;
+use crate::{cgroup, directories};
+use anyhow::{Context, Result, bail, ensure};
+use containerd_proto::nydus::status_server::StatusServer;
+use containerd_proto::snapshots::snapshots_server::SnapshotsServer;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+/// Longest root, bytes: `sun_path` has 108 for `ROOT/socket/<20 characters>/apiN.sock`.
+const ROOT: usize = 70;
+/// How long calls may take to end when we are told to.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps it from serving, in one line.
+pub async fn run(mut config: Config) -> Result<()> {
+    config.root = root(&config.root)?;
+    let listener = listen(&config.address, config.uid, config.gid)?;
+    let snapshots = Arc::new(open(&config)?);
+    let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
+    // Clients that have connected already wait for this.
+    let recovered = snapshots.images.recover(snapshots.images_of_numbers()?)?;
+    let recovering = tokio::spawn(recovered);
+    let images = Arc::clone(&snapshots.images);
+    tokio::spawn(Arc::clone(&health).watch(Arc::clone(&images), config.collect_interval));
+    if let Some(address) = &config.metrics {
+        let (metrics, health, images) = (Arc::clone(&metrics), Arc::clone(&health), images);
+        let text = move || metrics.text(&images, &health);
+        metrics::serve(address, text)
+            .await
+            .with_context(|| format!("metrics address {address}"))?;
+    }
+    let service = Service { snapshots: Arc::clone(&snapshots), metrics };
+    let status = Status::new(&config, Arc::clone(&snapshots), health);
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let server = Server::builder()
+        .add_service(SnapshotsServer::new(service))
+        .add_service(StatusServer::new(status))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            let _ = ended.await;
+        });
+    let server = tokio::spawn(server);
+    // Without systemd there is nobody to be told.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    tracing::info!(address = %config.address.display(), root = %config.root.display(), "serving");
+    wait_for_signal().await?;
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    let _ = end.send(());
+    let _ = tokio::time::timeout(FAREWELL, server).await;
+    recovering.abort();
+    close(&snapshots, config.cleanup_on_close).await;
+    let _ = fs::remove_file(&config.address);
+    Ok(())
+}
+
+/// The store, the images and the options of a configuration.
+fn open(config: &Config) -> Result<Snapshots> {
+    let layout = Layout::new(&config.root);
+    private_directory(&layout.snapshots())?;
+    ensure!(
+        directories::tells_types(&layout.snapshots())?,
+        "root {}: its file system does not tell file types (d_type), which overlayfs needs",
+        config.root.display()
+    );
+    let store = Store::open(&layout.store())
+        .with_context(|| format!("store {}", layout.store().display()))?;
+    let images = Images::new(settings(config)?, layout.clone(), store.clone());
+    let options = Options {
+        driver: config.driver,
+        nydus_overlayfs: config.snapshot.nydus_overlayfs,
+        kata_volume: config.snapshot.kata_volume,
+        volatile: config.snapshot.volatile,
+        sync_remove: config.snapshot.sync_remove,
+        cache: config.cache.dir.clone(),
+    };
+    let host = Host { options: overlay_options(), slice_type: config.snapshot.slice_type.clone() };
+    let cleaning = tokio::sync::Mutex::new(());
+    Ok(Snapshots { store, layout, host, options, images, cleaning })
+}
+
+fn settings(config: &Config) -> Result<Settings> {
+    let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
+    Ok(Settings {
+        mode: config.mode,
+        program: config.daemon.nydusd.clone(),
+        template: config.daemon.config.clone(),
+        cache: config.cache.dir.clone(),
+        logs: config.log.dir.clone(),
+        log_level: config.log.level.clone(),
+        log_rotation: config.daemon.log_rotation_size,
+        threads: config.daemon.threads,
+        recover: config.daemon.recover,
+        failover_policy: config.daemon.failover_policy.clone(),
+        cgroup: cgroup.map(cgroup::make).transpose()?,
+    })
+}
+
+/// What plain overlays need on this host, as containerd's own snapshotter decides it.
+fn overlay_options() -> Vec<String> {
+    let index = Path::new("/sys/module/overlay/parameters/index").exists();
+    let whole = "         0          0 4294967295";
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_else(|_| whole.to_owned());
+    let namespace = map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"];
+    let options = [("index=off", index), ("userxattr", namespace)];
+    options.into_iter().filter(|(_, needed)| *needed).map(|(option, _)| option.into()).collect()
+}
+
+fn root(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
+    private_directory(path)?;
+    let root = fs::canonicalize(path).with_context(|| format!("root {shown}"))?;
+    let length = root.as_os_str().len();
+    ensure!(
+        length <= ROOT,
+        "root {shown}: {length} bytes, expected at most {ROOT}: sockets have their names below it"
+    );
+    Ok(root)
+}
+
+fn private_directory(path: &Path) -> Result<()> {
+    let mut builder = DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make directory {}", path.display()))
+}
+
+/// Listens on a unix socket, in place of one that nobody listens on any more.
+fn listen(address: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<UnixListener> {
+    let shown = address.display();
+    private_directory(address.parent().unwrap_or(Path::new("/")))?;
+    match fs::symlink_metadata(address) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("address {shown}")),
+        Ok(meta) if !meta.file_type().is_socket() => bail!("address {shown}: it is no socket"),
+        Ok(_) if UnixStream::connect(address).is_ok() => {
+            bail!("address {shown}: another process listens there")
+        }
+        Ok(_) => fs::remove_file(address)?,
+    }
+    let listener = UnixListener::bind(address).with_context(|| format!("address {shown}"))?;
+    chown(address, uid, gid).with_context(|| format!("address {shown}"))?;
+    Ok(listener)
+}
+
+/// The first signal asks, the second ends the process.
+async fn wait_for_signal() -> Result<()> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// Containers go on without us, so their daemons stay; unless the configuration wants them gone.
+async fn close(snapshots: &Snapshots, all: bool) {
+    let images = &snapshots.images;
+    for id in images.known().into_iter().filter(|_| all) {
+        if let Err(error) = images.release(id, || true).await {
+            tracing::error!(id, %error, "the image's daemon cannot be stopped");
+        }
+    }
+    if let Err(error) = images.release_shared().await {
+        tracing::error!(%error, "the shared daemon cannot be stopped");
+    }
+}

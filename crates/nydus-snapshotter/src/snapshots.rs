@@ -1,0 +1,441 @@
+//! The snapshotter: containerd's calls, by their rules in [`crate::store`], the kinds of
+//! [`crate::resolve`] and the mounts of [`crate::mounts`]. Nothing of gRPC is known here.
+
+use crate::config::DaemonMode;
+use crate::directories as dirs;
+use crate::error::{Error, Result};
+use crate::filter::Filters;
+use crate::images::{Image, Images};
+use crate::labels::{LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE};
+use crate::layout::Layout;
+use crate::mounts::{self, Carried, Host, Image as Lower};
+use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
+use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
+use crate::usage::{self, Usage};
+use crate::{bootstrap, cache};
+use nydus_mount_slice::Mount;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Snapshots in one page of a listing.
+const PAGE: usize = 256;
+
+/// What the configuration says about snapshots.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How images are served.
+    pub driver: Driver,
+    /// Whether slices of Nydus images carry the image for a guest.
+    pub nydus_overlayfs: bool,
+    /// Whether guests get a volume instead.
+    pub kata_volume: bool,
+    /// Whether overlays are `volatile` without a label.
+    pub volatile: bool,
+    /// Whether Remove removes the directory before it answers.
+    pub sync_remove: bool,
+    /// Where blobs are cached.
+    pub cache: PathBuf,
+}
+
+/// A snapshot to be made.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Active or view.
+    pub kind: Kind,
+    /// Its name.
+    pub key: String,
+    /// Name of its parent, empty for none.
+    pub parent: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// The snapshotter.
+pub struct Snapshots {
+    /// Records.
+    pub store: Store,
+    /// Where things lie.
+    pub layout: Layout,
+    /// What the host adds to mounts.
+    pub host: Host,
+    /// What the configuration says.
+    pub options: Options,
+    /// Images that are served.
+    pub images: Arc<Images>,
+    /// One Cleanup at a time.
+    pub cleaning: tokio::sync::Mutex<()>,
+}
+
+impl Snapshots {
+    /// Makes an active or view snapshot, and answers how to mount it.
+    ///
+    /// A layer that nobody needs to unpack is committed at once, under the name that the label
+    /// `containerd.io/snapshot.ref` asks for; that is answered by "already exists".
+    ///
+    /// # Errors
+    /// As said; the rules of snapshots; an image that cannot be served. Nothing stays then.
+    pub async fn prepare(&self, new: New) -> Result<(Record, Mount)> {
+        if new.kind == Kind::Active
+            && let Purpose::Skip(mark) = purpose(&new.labels, self.options.driver)?
+        {
+            return Err(self.skip(new, mark).await?);
+        }
+        let New { kind, key, parent, labels } = new;
+        let record =
+            self.store.write(move |draft| draft.create(kind, &key, &parent, labels)).await?;
+        match self.finish(&record).await {
+            Ok(mount) => Ok((record, mount)),
+            Err(error) => {
+                self.undo(&record).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish(&self, record: &Record) -> Result<Mount> {
+        let parents = self.store.read()?.parents(record)?;
+        dirs::make(&self.layout, record, parents.first())?;
+        let mount = self.mount(record, &parents).await?;
+        // Removed meanwhile: Cleanup may have been here before the directory was.
+        match self.store.read()?.find(&record.key)? {
+            Some(there) if there.id == record.id => Ok(mount),
+            _ => Err(store::Error::NotFound(format!("snapshot {:?}", record.key)).into()),
+        }
+    }
+
+    /// Takes a new snapshot back, whose client got no answer. What cannot be taken back now is
+    /// what containerd collects as unknown.
+    pub async fn undo(&self, record: &Record) {
+        let (key, id) = (record.key.clone(), record.id);
+        let removed = self.store.write(move |draft| match draft.find(&key)? {
+            Some(there) if there.id == id => draft.remove(&key).map(|_| true),
+            _ => Ok(false),
+        });
+        let undone = match removed.await {
+            Ok(_) => self.discard(id).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = undone {
+            tracing::warn!(key = record.key, id, %error, "a snapshot cannot be taken back");
+        }
+    }
+
+    /// Commits a layer that is never unpacked. The answer is an error, as containerd expects.
+    async fn skip(&self, new: New, mark: Option<&'static str>) -> Result<Error> {
+        let target = new.labels.get(SNAPSHOT_REF).cloned().unwrap_or_default();
+        let name = target.clone();
+        let made = self.store.write(move |draft| commit_at_once(draft, new, &name, mark)).await?;
+        if let Some(record) = made {
+            dirs::make(&self.layout, &record, None)?;
+        }
+        Ok(store::Error::AlreadyExists(format!("target snapshot {target:?}")).into())
+    }
+
+    /// How to mount an active or view snapshot.
+    ///
+    /// # Errors
+    /// It is missing or committed; its image cannot be served.
+    pub async fn mounts(&self, key: &str) -> Result<Mount> {
+        let read = self.store.read()?;
+        let record = read.mountable(key)?;
+        let parents = read.parents(&record)?;
+        drop(read);
+        dirs::make(&self.layout, &record, parents.first())?;
+        self.mount(&record, &parents).await
+    }
+
+    async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
+        let slice = |error| Error::Slice(record.key.clone(), error);
+        let chain: Vec<_> = parents.iter().map(parent).collect();
+        let snapshot = mounts::Snapshot {
+            id: record.id,
+            kind: if record.kind == Kind::View { mounts::Kind::View } else { mounts::Kind::Active },
+            volatile: self.options.volatile || record.labels.contains_key(VOLATILE),
+        };
+        let (layout, host) = (&self.layout, &self.host);
+        match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
+            Rootfs::Plain(ids) => {
+                dirs::heal(layout, parents)?;
+                Ok(mounts::plain(layout, host, snapshot, &ids))
+            }
+            Rootfs::Guest { marked, parents } => {
+                mounts::guest(layout, host, snapshot, &parents, marked.as_ref()).map_err(slice)
+            }
+            Rootfs::Nydus { meta, above } => {
+                let image = image(&meta, &chain);
+                let failed = |error| Error::Image(record.key.clone(), error);
+                let lower = self.lower(image).await.map_err(failed)?;
+                mounts::nydus(layout, host, snapshot, &above, &lower).map_err(slice)
+            }
+        }
+    }
+
+    /// The image on this host, served if that is how it is, and what the slice carries of it.
+    async fn lower(&self, image: Image) -> Result<Lower, crate::images::Error> {
+        let bootstrap = self.layout.bootstrap(image.id);
+        let version = bootstrap::version(&bootstrap)?;
+        let none = self.images.mode() == DaemonMode::None;
+        let (lower, config) = if none {
+            (self.layout.fs(image.id), self.images.config(&image)?)
+        } else {
+            let served = self.images.serve(image).await?;
+            (served.lower.clone(), served.config.clone())
+        };
+        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
+        let carried = carries.then_some(Carried { bootstrap, config, version });
+        Ok(Lower { lower, carried })
+    }
+
+    /// Makes an active snapshot a committed one. What it holds is on disk first.
+    ///
+    /// # Errors
+    /// The rules of snapshots; a disk that fails.
+    pub async fn commit(&self, name: String, key: String, labels: Labels) -> Result<()> {
+        let active = self.store.read()?.find(&key)?.filter(|record| record.kind == Kind::Active);
+        let usage = match active {
+            Some(record) => self.settle(record.id).await?,
+            // The rules have their own words for it.
+            None => Usage::default(),
+        };
+        self.store.write(move |draft| draft.commit(&name, &key, labels, usage).map(drop)).await?;
+        Ok(())
+    }
+
+    /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: an empty
+    /// directory is made again when it is missed.
+    async fn settle(&self, id: u64) -> Result<Usage> {
+        let fs = self.layout.fs(id);
+        blocking(fs.display().to_string(), move || {
+            let usage = usage::of_tree(&fs)?;
+            if usage.inodes > 1 {
+                dirs::sync_file_system(&fs)?;
+            }
+            Ok(usage)
+        })
+        .await
+    }
+
+    /// Removes a snapshot. Its directory goes with the next Cleanup, or now where so configured.
+    ///
+    /// # Errors
+    /// The rules of snapshots.
+    pub async fn remove(&self, key: String) -> Result<()> {
+        let record = self.store.write(move |draft| draft.remove(&key)).await?;
+        if self.options.sync_remove {
+            self.discard(record.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of a removed snapshot, and what served it.
+    async fn discard(&self, id: u64) -> Result<()> {
+        let failed = |error| Error::Image(id.to_string(), error);
+        self.images.release(id, || true).await.map_err(failed)?;
+        let directory = self.layout.snapshot(id);
+        blocking(directory.display().to_string(), move || dirs::remove(&directory)).await?;
+        let forget = move |draft: &mut Draft<'_>| {
+            draft.forget([id]);
+            Ok(())
+        };
+        self.store.write(forget).await?;
+        Ok(())
+    }
+
+    /// What is known of a snapshot.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn stat(&self, key: &str) -> Result<Record> {
+        Ok(self.store.read()?.stat(key)?)
+    }
+
+    /// Changes labels: all, or those that `paths` name.
+    ///
+    /// # Errors
+    /// It is missing; another field.
+    pub async fn update(&self, key: String, labels: Labels, paths: Vec<String>) -> Result<Record> {
+        Ok(self.store.write(move |draft| draft.update(&key, &labels, &paths)).await?)
+    }
+
+    /// One page of all snapshots that a filter lets through, and where the next begins.
+    ///
+    /// # Errors
+    /// The store failed; a damaged record is logged and left out.
+    pub fn list(&self, filter: &Filters, after: &str) -> Result<(Vec<Record>, Option<String>)> {
+        let page = self.store.read()?.page(after, PAGE)?;
+        for key in &page.damaged {
+            tracing::error!(key, "the record is damaged and left out");
+        }
+        let found = page.found.into_iter().filter(|record| filter.matches(record));
+        Ok((found.collect(), page.next))
+    }
+
+    /// What a snapshot takes on disk; a data layer of an image also what is cached of it.
+    ///
+    /// # Errors
+    /// It is missing; its directory cannot be read.
+    pub async fn usage(&self, key: &str) -> Result<Usage> {
+        let record = self.store.read()?.stat(key)?;
+        let fs = self.layout.fs(record.id);
+        match record.kind {
+            Kind::View => Ok(record.usage),
+            Kind::Active => blocking(fs.display().to_string(), move || usage::of_tree(&fs)).await,
+            Kind::Committed => {
+                let blob = record.labels.get(LAYER_DIGEST);
+                let blob = blob.filter(|_| record.labels.contains_key(NYDUS_BLOB));
+                let cached = blob.map(|blob| cache::usage(&self.options.cache, blob));
+                Ok(cached.map_or(record.usage, |cached| record.usage + cached))
+            }
+        }
+    }
+
+    /// Removes what belongs to nobody: directories of removed snapshots, daemons of images that
+    /// nobody uses, cached blobs of images that are gone.
+    ///
+    /// # Errors
+    /// The store failed. What cannot be removed is logged and stays for the next time.
+    pub async fn cleanup(&self) -> Result<()> {
+        let _one = self.cleaning.lock().await;
+        self.release_unused().await?;
+        let garbage = self.store.read()?.garbage()?;
+        for id in garbage {
+            if let Err(error) = self.discard(id).await {
+                tracing::error!(id, %error, "the directory cannot be removed");
+            }
+        }
+        self.collect_cache().await
+    }
+
+    async fn release_unused(&self) -> Result<()> {
+        let needs = |id: &u64| !matches!(self.needed(), Ok(Some(needed)) if !needed.contains(id));
+        let needed = self.needed()?;
+        let needed = |id: &u64| needed.as_ref().is_none_or(|needed| needed.contains(id));
+        for id in self.images.known().into_iter().filter(|id| !needed(id)) {
+            let unused = || !needs(&id);
+            if let Err(error) = self.images.release(id, unused).await {
+                tracing::error!(id, %error, "the image's daemon cannot be stopped");
+            }
+        }
+        if let Err(error) = self.images.release_shared().await {
+            tracing::error!(%error, "the shared daemon cannot be stopped");
+        }
+        Ok(())
+    }
+
+    /// Snapshots whose images are needed. An image with a daemon of its own is while a container
+    /// or view is on it; one of the shared daemon while its layers are there, because releases of
+    /// `nydusd` crash when they lose an image early. `None` if a damaged record hides that.
+    fn needed(&self) -> Result<Option<BTreeSet<u64>>> {
+        let shared = self.images.mode() == DaemonMode::Shared;
+        let (mut needed, mut all) = (BTreeSet::new(), true);
+        let whole = self.each(|read, record| {
+            needed.extend(shared.then_some(record.id));
+            if record.kind != Kind::Committed {
+                let parents = read.parents(&record);
+                all &= parents.is_ok();
+                needed.extend(parents.iter().flatten().map(|parent| parent.id));
+            }
+        })?;
+        Ok((whole && all).then_some(needed))
+    }
+
+    /// Calls `look` with every record; false if one is damaged.
+    fn each(&self, mut look: impl FnMut(&Reader, Record)) -> Result<bool> {
+        let read = self.store.read()?;
+        let (mut after, mut whole) = (String::new(), true);
+        loop {
+            let page = read.page(&after, PAGE)?;
+            whole &= page.damaged.is_empty();
+            for record in page.found {
+                look(&read, record);
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(whole),
+            }
+        }
+    }
+
+    /// A blob has a record before it is cached: what is cached now and has none then is unused.
+    /// Nothing is freed while any record or bootstrap cannot be read.
+    async fn collect_cache(&self) -> Result<()> {
+        let cache = self.options.cache.clone();
+        let failed = |error| Error::Directory(cache.display().to_string(), error);
+        let cached = cache::blobs(&cache).map_err(failed)?;
+        if cached.is_empty() {
+            return Ok(());
+        }
+        let (mut used, mut all) = (cache::Blobs::new(), true);
+        let whole = self.each(|_, record| {
+            all &= cache::add(&mut used, &self.layout, &record);
+        })?;
+        if !whole || !all {
+            tracing::warn!("nothing is freed from the cache: not all images can be read");
+            return Ok(());
+        }
+        let unused = &cached - &used;
+        blocking(cache.display().to_string(), move || cache::remove(&cache, &unused)).await
+    }
+    /// The images whose bootstraps are in these snapshots: after a restart, when only their
+    /// numbers are known. Of one that is gone nothing else is known.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn images_of_numbers(&self) -> Result<impl Fn(u64) -> Image + use<>> {
+        let mut images = HashMap::new();
+        self.each(|read, record| {
+            if record.labels.contains_key(NYDUS_BOOTSTRAP) {
+                let chain = read.parents(&record).unwrap_or_default();
+                let chain: Vec<_> = chain.iter().map(parent).collect();
+                images.insert(record.id, image(&parent(&record), &chain));
+            }
+        })?;
+        let unknown = |id| Image { id, labels: Labels::new(), blobs: Vec::new() };
+        Ok(move |id| images.get(&id).cloned().unwrap_or_else(|| unknown(id)))
+    }
+}
+
+fn commit_at_once(
+    draft: &mut Draft<'_>,
+    new: New,
+    target: &str,
+    mark: Option<&'static str>,
+) -> store::Result<Option<Record>> {
+    if let Some(there) = draft.find(target)? {
+        if there.kind == Kind::Committed && there.parent == new.parent {
+            return Ok(None);
+        }
+        let context = format!("target snapshot {target:?} has another parent or is not committed");
+        return Err(store::Error::FailedPrecondition(context));
+    }
+    let mut labels = new.labels;
+    labels.extend(mark.map(|mark| (mark.to_owned(), "true".to_owned())));
+    draft.create(Kind::Active, &new.key, &new.parent, Labels::new())?;
+    draft.commit(target, &new.key, labels, Usage::default()).map(Some)
+}
+
+fn parent(record: &Record) -> Parent {
+    Parent { id: record.id, labels: record.labels.clone() }
+}
+
+/// The image of a meta layer, with the blobs of the data layers in its chain.
+fn image(meta: &Parent, chain: &[Parent]) -> Image {
+    let digest = |parent: &Parent| {
+        let data = parent.labels.contains_key(NYDUS_BLOB);
+        parent.labels.get(LAYER_DIGEST).filter(|_| data).cloned()
+    };
+    let blobs = chain.iter().filter_map(digest).collect();
+    Image { id: meta.id, labels: meta.labels.clone(), blobs }
+}
+
+/// Runs what waits for the disk where that holds up nobody.
+async fn blocking<T: Send + 'static>(
+    context: String,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    done.map_err(|error| Error::Directory(context, error))
+}
