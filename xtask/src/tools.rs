@@ -66,6 +66,7 @@ const PARTS: &[Part] = &[
         suites: &["bookworm"],
         required: true,
     },
+    Part { name: "busybox", packages: &["busybox-static"], suites: &["bookworm"], required: true },
 ];
 
 /// `nydusd` and `nydus-image` come from the Rust package registry.

@@ -4,11 +4,18 @@
 //! looks at [`mounts`] and [`tree`]. What is private to it (mounts, working directory) belongs to
 //! its thread: many tests run at a time.
 
+pub mod containerd;
 pub mod generate;
+pub mod image;
 pub mod mounts;
 pub mod observe;
 pub mod programs;
+pub mod proxy;
+pub mod registry;
+pub mod rootfs;
 pub mod run;
+pub mod service;
+pub mod snapshotter;
 pub mod stage;
 pub mod trace;
 pub mod tree;

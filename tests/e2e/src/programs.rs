@@ -35,3 +35,13 @@ pub fn go_helper() -> Option<PathBuf> {
 
 /// Both builds of the helper: without libc, and on std.
 pub const BUILDS: [&str; 2] = ["nydus-overlayfs", "nydus-overlayfs-std"];
+
+/// A busybox without shared libraries; `None` if that was not to be had.
+pub fn busybox() -> Option<PathBuf> {
+    tool("busybox/bin/busybox")
+}
+
+/// `nydus-image`, the builder of Nydus images; `None` if that was not to be had.
+pub fn nydus_image() -> Option<PathBuf> {
+    tool("nydusd/bin/nydus-image")
+}

@@ -1,0 +1,137 @@
+//! Programs that run beside a test: started, awaited with a limit, always ended.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a service may take to be ready, or to end.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A running program whose output goes to a file. It is ended when dropped.
+#[derive(Debug)]
+pub struct Service {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Service {
+    /// Starts `command`; what it says is added to the file `log`.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(command: &mut Command, log: PathBuf) -> Self {
+        let output = File::options().create(true).append(true).open(&log).expect("a log");
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a descriptor"));
+        let child = command.stderr(output).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what it said.
+    pub fn said(&self) -> String {
+        format!("{}:\n{}", self.log.display(), tail(&self.log))
+    }
+
+    /// Waits until `ready`.
+    ///
+    /// # Panics
+    /// It ended, or it takes too long.
+    pub fn wait(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !ready() {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                panic!("waiting for {what}: it ended, {status}\n{}", self.said());
+            }
+            assert!(start.elapsed() < LIMIT, "no {what} after {LIMIT:?}\n{}", self.said());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Asks it to end, and makes it after a while. True if it ended by itself, without an error.
+    pub fn stop(&mut self) -> bool {
+        self.signal(Signal::TERM);
+        let ended = until(LIMIT / 3, || !matches!(self.child.try_wait(), Ok(None)));
+        if !ended {
+            println!("killed: it does not end\n{}", self.said());
+        }
+        self.kill() && ended
+    }
+
+    /// Ends it without asking. True if it had ended before, without an error.
+    pub fn kill(&mut self) -> bool {
+        let _ = self.child.kill();
+        self.child.wait().is_ok_and(|status| status.success())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop();
+        }
+    }
+}
+
+/// Whether `condition` comes to hold within `limit`.
+pub fn until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            true => return true,
+            false if start.elapsed() > limit => return false,
+            false => sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// The last lines of a file, for the message of a failed assertion.
+pub fn tail(file: &Path) -> String {
+    let text = fs::read(file).unwrap_or_default();
+    let start = text.len().saturating_sub(6000);
+    String::from_utf8_lossy(&text[start..]).into_owned()
+}
+
+/// Processes in whose command line `word` occurs, other than our own.
+pub fn naming(word: &Path) -> Vec<Pid> {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = numbers.filter_map(Pid::from_raw);
+    let own = rustix::process::getpid();
+    pids.filter(|pid| *pid != own && names(*pid, word.as_os_str())).collect()
+}
+
+fn names(pid: Pid, word: &OsStr) -> bool {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+    line.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+/// Kills every process that names `word`, and waits until there is none.
+pub fn kill_naming(word: &Path) {
+    let gone = until(LIMIT / 3, || {
+        let left = naming(word);
+        for pid in &left {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        left.is_empty()
+    });
+    if !gone {
+        println!("processes that name {} stay: {:?}", word.display(), naming(word));
+    }
+}
