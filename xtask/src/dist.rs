@@ -11,7 +11,10 @@ struct Binary {
     /// Its name in target/dist.
     name: &'static str,
     package: &'static str,
+    /// The binary's name in that package.
+    bin: &'static str,
     features: &'static str,
+    profile: &'static str,
     /// Built in a target directory of its own, linked statically.
     apart: bool,
 }
@@ -21,9 +24,38 @@ const START: &str = if cfg!(target_arch = "x86_64") { "freestanding" } else { ""
 
 // Each is a build of its own: built together, the features would be united.
 const BINARIES: &[Binary] = &[
-    Binary { name: "nydus-overlayfs", package: "nydus-overlayfs", features: START, apart: false },
-    Binary { name: "nydus-overlayfs-std", package: "nydus-overlayfs", features: "", apart: true },
-    Binary { name: "nydus-slice", package: "nydus-slice", features: "", apart: false },
+    Binary {
+        name: "nydus-overlayfs",
+        package: "nydus-overlayfs",
+        bin: "nydus-overlayfs",
+        features: START,
+        profile: "release",
+        apart: false,
+    },
+    Binary {
+        name: "nydus-overlayfs-std",
+        package: "nydus-overlayfs",
+        bin: "nydus-overlayfs",
+        features: "",
+        profile: "release",
+        apart: true,
+    },
+    Binary {
+        name: "nydus-slice",
+        package: "nydus-slice",
+        bin: "nydus-slice",
+        features: "",
+        profile: "release",
+        apart: false,
+    },
+    Binary {
+        name: "containerd-nydus-grpc",
+        package: "nydus-snapshotter",
+        bin: "containerd-nydus-grpc",
+        features: "",
+        profile: "service",
+        apart: false,
+    },
 ];
 
 /// Builds all of them.
@@ -38,7 +70,7 @@ pub(crate) fn run() -> Result<()> {
 
 fn build(binary: &Binary, commit: &str) -> Result<()> {
     let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
-    cargo.args(["build", "--release", "--locked", "--package", binary.package]);
+    cargo.args(["build", "--locked", "--profile", binary.profile, "--package", binary.package]);
     cargo.args(["--features", binary.features]).env("NYDUS_COMMIT", commit);
     let mut target_dir = cargo_target()?;
     if binary.apart {
@@ -51,7 +83,7 @@ fn build(binary: &Binary, commit: &str) -> Result<()> {
     } else {
         cargo.run()?;
     }
-    install(&target_dir.join("release").join(binary.package), &paths::dist().join(binary.name))
+    install(&target_dir.join(binary.profile).join(binary.bin), &paths::dist().join(binary.name))
 }
 
 /// Copies beside and renames: a program that runs meanwhile keeps its file.
