@@ -5,6 +5,7 @@ use crate::run::run;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -181,7 +182,7 @@ impl Builder<'_> {
         };
         succeed(create.arg(&tar));
         if self.version == Rafs::V6 {
-            fs::write(&boot, entry(&fs::read(&blob).expect("a blob"), "image.boot")).expect("boot");
+            fs::write(&boot, bootstrap_in(&fs::read(&blob).expect("a blob"))).expect("a bootstrap");
         }
         fs::remove_file(tar).expect("a layer to remove");
         let annotations = json!({ "containerd.io/snapshot/nydus-blob": "true" });
@@ -194,6 +195,15 @@ impl Builder<'_> {
     fn bootstrap(&self, blob: &str) -> PathBuf {
         self.directory.join("bootstraps").join(blob)
     }
+}
+
+/// The bootstrap that `blob` has in it, packed with zstd.
+fn bootstrap_in(blob: &[u8]) -> Vec<u8> {
+    let packed = entry(blob, "image.boot");
+    let mut reader = ruzstd::decoding::StreamingDecoder::new(packed).expect("zstd");
+    let mut bootstrap = Vec::new();
+    reader.read_to_end(&mut bootstrap).expect("zstd");
+    bootstrap
 }
 
 /// An entry of a blob: each is followed by a header of tar, so they are found from the end.
