@@ -45,3 +45,11 @@ pub fn busybox() -> Option<PathBuf> {
 pub fn nydus_image() -> Option<PathBuf> {
     tool("nydusd/bin/nydus-image")
 }
+
+/// Where unpacked programs find their shared libraries: a value of `LD_LIBRARY_PATH`.
+pub fn libraries() -> String {
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let packages = ["fuse3/lib", "runc/usr/lib"].map(|package| format!("{package}/{triple}"));
+    let found = packages.iter().filter_map(|package| tool(package));
+    found.map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
+}

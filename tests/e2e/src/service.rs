@@ -110,11 +110,8 @@ pub fn tail(file: &Path) -> String {
 
 /// Processes in whose command line `word` occurs, other than our own.
 pub fn naming(word: &Path) -> Vec<Pid> {
-    let all = fs::read_dir("/proc").expect("/proc").flatten();
-    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let pids = numbers.filter_map(Pid::from_raw);
     let own = rustix::process::getpid();
-    pids.filter(|pid| *pid != own && names(*pid, word.as_os_str())).collect()
+    all().filter(|pid| *pid != own && names(*pid, word.as_os_str())).collect()
 }
 
 fn names(pid: Pid, word: &OsStr) -> bool {
@@ -126,12 +123,33 @@ fn names(pid: Pid, word: &OsStr) -> bool {
 pub fn kill_naming(word: &Path) {
     let gone = until(LIMIT / 3, || {
         let left = naming(word);
-        for pid in &left {
-            let _ = kill_process(*pid, Signal::KILL);
-        }
+        kill(left.iter().copied());
         left.is_empty()
     });
     if !gone {
         println!("processes that name {} stay: {:?}", word.display(), naming(word));
     }
+}
+
+/// Kills these, as far as they are still there.
+pub fn kill(pids: impl IntoIterator<Item = Pid>) {
+    for pid in pids {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// The processes that `parent` has started, or adopted.
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let line = format!("PPid:\t{}", parent.as_raw_pid());
+    let is_child = |pid: &Pid| {
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid()));
+        status.is_ok_and(|status| status.lines().any(|other| other == line))
+    };
+    all().filter(is_child).collect()
+}
+
+fn all() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Pid::from_raw)
 }

@@ -2,7 +2,7 @@
 
 use crate::mounts::mounts;
 use anyhow::{Context, Result};
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,6 +49,22 @@ impl Stage {
             fs::create_dir_all(stage.path().join(directory)).expect(directory);
         }
         stage
+    }
+
+    /// One with an empty /run, in which others leave sockets at fixed paths. `None` if we are not
+    /// root of the machine, which containers need.
+    ///
+    /// # Panics
+    /// As [`Stage::new`].
+    pub fn of_a_node() -> Option<Self> {
+        let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let all = ids.split_whitespace().eq(["0", "0", "4294967295"]);
+        if !all || !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let stage = Self::new();
+        rustix::mount::mount("run", "/run", "tmpfs", MountFlags::empty(), None).expect("/run");
+        Some(stage)
     }
 
     /// The directory, absolute.
