@@ -1,13 +1,14 @@
 //! containerd, with a snapshotter as its plugin `nydus`, in a place of its own.
 
+mod settings;
+
 use crate::programs::{self, tool};
 use crate::run::{Ran, run};
-use crate::service::{self, Service, kill_naming, until};
+use crate::service::{self, Service, until};
 use crate::stage::Stage;
 use containerd_proto::cri::image_service_client::ImageServiceClient;
 use containerd_proto::cri::{AuthConfig, ImageSpec, PullImageRequest, RemoveImageRequest};
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,9 +43,10 @@ impl Containerd {
     pub fn start(stage: &Stage, folder: &str, plugin: &Path, root: &Path) -> Option<Self> {
         let programs = tool(folder)?.join("usr/bin");
         let directory = stage.join(folder);
-        let links = links(&directory)?;
+        let links = settings::links(&directory)?;
         let config = directory.join("config.toml");
-        fs::write(&config, settings(folder, &directory, plugin, root)).expect("a configuration");
+        fs::write(&config, settings::text(folder, &directory, plugin, root))
+            .expect("a configuration");
         let path = format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display(), links);
         let mut command = Command::new(programs.join("containerd"));
         command.env("PATH", &path).env("LD_LIBRARY_PATH", programs::libraries());
@@ -106,10 +108,15 @@ impl Containerd {
         })
     }
 
-    /// Removes everything without a use, and waits for it: removing an image synchronously is
-    /// what starts that.
-    pub fn gc(&self) -> Ran {
-        self.ctr(&["content", "prune", "references"])
+    /// Removes what nothing uses, and waits for it: the end of a lease is what starts that.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn gc(&self) {
+        for words in [["leases", "create", "--id", "gc"], ["leases", "delete", "--sync", "gc"]] {
+            let ran = self.ctr(&words);
+            assert!(ran.ok(), "{ran}\n{}", self.said());
+        }
     }
 
     /// `ctr` with these words, in the namespace of Kubernetes.
@@ -138,7 +145,7 @@ impl Containerd {
     }
 
     fn cgroup(&self) -> String {
-        format!("nydus-e2e-{}", self.service.id())
+        format!("nydus-e2e-{}", self.service.pid().as_raw_pid())
     }
 
     async fn channel(&self) -> Result<Channel, Status> {
@@ -157,10 +164,14 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         // Shims outlive containerd, and containers outlive shims.
-        let shims = service::naming(&self.socket());
-        service::kill(shims.iter().flat_map(|shim| service::children(*shim)));
+        let mut left = service::naming(&self.socket());
+        left.retain(|pid| *pid != self.service.pid());
+        left.extend(left.clone().into_iter().flat_map(service::children));
+        service::kill(&left);
         self.service.stop();
-        kill_naming(&self.socket());
+        service::end(left);
+        service::end_naming(&self.socket());
+        service::reap("containerd-shim");
         let gone = until(Duration::from_secs(5), || remove_cgroups(&self.cgroup()));
         if !gone {
             println!("control groups {} stay", self.cgroup());
@@ -188,70 +199,3 @@ fn remove_cgroups(name: &str) -> bool {
     }
     !groups.iter().any(|group| group.exists())
 }
-
-/// A directory of what containerd looks for in its PATH.
-fn links(directory: &Path) -> Option<String> {
-    let bin = directory.join("bin");
-    fs::create_dir_all(&bin).expect("a directory");
-    let fuse3 = programs::mount_fuse3()?;
-    for (name, program) in [
-        ("runc", tool("runc/usr/sbin/runc")?),
-        ("mount.fuse", fuse3.clone()),
-        ("mount.fuse3", fuse3),
-        ("nydus-overlayfs", programs::ours("nydus-overlayfs")),
-    ] {
-        symlink(fs::canonicalize(program).expect(name), bin.join(name)).expect(name);
-    }
-    Some(bin.display().to_string())
-}
-
-/// config.toml, for the version in the folder's name.
-fn settings(folder: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
-    let text = if folder < "containerd-2" { V2 } else { V3 };
-    let paths = [("DIRECTORY", directory), ("PLUGIN", plugin), ("EXPORTED", root)];
-    let fill =
-        |text: String, (word, path): (&str, &Path)| text.replace(word, &path.to_string_lossy());
-    paths.into_iter().fold(format!("{text}{BOTH}"), fill)
-}
-
-/// Versions 1.6 and 1.7.
-const V2: &str = r#"version = 2
-root = "DIRECTORY/root"
-state = "DIRECTORY/state"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIRECTORY/opt"
-[plugins."io.containerd.grpc.v1.cri".cni]
-  conf_dir = "DIRECTORY/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "nydus"
-  disable_snapshot_annotations = false
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "DIRECTORY/hosts"
-"#;
-
-/// Versions from 2.0 on.
-const V3: &str = r#"version = 3
-root = "DIRECTORY/root"
-state = "DIRECTORY/state"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIRECTORY/opt"
-[plugins."io.containerd.cri.v1.runtime".cni]
-  conf_dir = "DIRECTORY/cni"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "nydus"
-  disable_snapshot_annotations = false
-  discard_unpacked_layers = false
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "DIRECTORY/hosts"
-"#;
-
-const BOTH: &str = r#"
-[grpc]
-  address = "DIRECTORY/containerd.sock"
-[proxy_plugins.nydus]
-  type = "snapshot"
-  address = "PLUGIN"
-[proxy_plugins.nydus.exports]
-  root = "EXPORTED"
-  enable_remote_snapshot_annotations = "true"
-"#;

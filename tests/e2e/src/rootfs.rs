@@ -10,7 +10,7 @@ use std::process::Command;
 const APPLETS: [&str; 12] =
     ["sh", "cat", "ls", "id", "sleep", "stat", "head", "wc", "dd", "sha256sum", "mknod", "touch"];
 
-/// What both `id -u` and `id -ru` would show; busybox's own drops a privilege before it looks.
+/// Shows the effective and the real user: that of busybox would drop a privilege before it looks.
 const SUID: &str = "#include <stdio.h>
 #include <unistd.h>
 int main(void) { return printf(\"%d %d\\n\", (int)geteuid(), (int)getuid()) < 0; }

@@ -1,6 +1,8 @@
 //! Programs that run beside a test: started, awaited with a limit, always ended.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, test_kill_process, waitpid,
+};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +27,8 @@ impl Service {
     /// # Panics
     /// It cannot be started.
     pub fn start(command: &mut Command, log: PathBuf) -> Self {
+        // What it leaves behind becomes our child, so that we can wait for its end.
+        set_child_subreaper(Some(getpid())).expect("a subreaper");
         let output = File::options().create(true).append(true).open(&log).expect("a log");
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a descriptor"));
         let child = command.stderr(output).spawn();
@@ -33,8 +37,8 @@ impl Service {
     }
 
     /// Its number.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// The end of what it said.
@@ -76,7 +80,7 @@ impl Service {
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill_process(Pid::from_child(&self.child), signal);
+            let _ = kill_process(self.pid(), signal);
         }
     }
 }
@@ -110,7 +114,7 @@ pub fn tail(file: &Path) -> String {
 
 /// Processes in whose command line `word` occurs, other than our own.
 pub fn naming(word: &Path) -> Vec<Pid> {
-    let own = rustix::process::getpid();
+    let own = getpid();
     all().filter(|pid| *pid != own && names(*pid, word.as_os_str())).collect()
 }
 
@@ -119,22 +123,43 @@ fn names(pid: Pid, word: &OsStr) -> bool {
     line.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
-/// Kills every process that names `word`, and waits until there is none.
-pub fn kill_naming(word: &Path) {
+/// Ends every process that names `word`, such as those that a service left behind.
+pub fn end_naming(word: &Path) {
+    end(naming(word));
+}
+
+/// Kills these, and waits until they are gone.
+pub fn end(mut pids: Vec<Pid>) {
     let gone = until(LIMIT / 3, || {
-        let left = naming(word);
-        kill(left.iter().copied());
-        left.is_empty()
+        kill(&pids);
+        pids.retain(|pid| {
+            // It is our child if its parent has ended: see `Service::start`.
+            let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
+            test_kill_process(*pid).is_ok()
+        });
+        pids.is_empty()
     });
     if !gone {
-        println!("processes that name {} stay: {:?}", word.display(), naming(word));
+        println!("processes that do not end: {pids:?}");
     }
 }
 
 /// Kills these, as far as they are still there.
-pub fn kill(pids: impl IntoIterator<Item = Pid>) {
+pub fn kill(pids: &[Pid]) {
     for pid in pids {
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+}
+
+/// Reaps what has ended of our children of this name, others' that came to us: see
+/// [`Service::start`].
+pub fn reap(name: &str) {
+    let is_named = |pid: &Pid| {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_pid()));
+        comm.is_ok_and(|comm| comm.trim_end() == name)
+    };
+    for pid in children(getpid()).into_iter().filter(is_named) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }
 

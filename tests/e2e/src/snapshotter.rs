@@ -1,8 +1,10 @@
 //! A snapshotter beside containerd: ours, or the Go one.
 
 use crate::programs;
-use crate::service::{Service, kill_naming};
+use crate::registry::encoded;
+use crate::service::{Service, end_naming};
 use crate::stage::Stage;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,17 @@ impl Snapshotter {
         });
     }
 
+    /// Gives it, as `docker login` does, the user and password of a registry.
+    ///
+    /// # Panics
+    /// The file cannot be written.
+    pub fn login(&self, host: &str, (user, password): (&str, &str)) {
+        let docker = self.directory.join(".docker");
+        fs::create_dir_all(&docker).expect("a directory");
+        let auths = json!({ "auths": { host: { "auth": encoded(user, password) } } });
+        fs::write(docker.join("config.json"), auths.to_string()).expect("config.json");
+    }
+
     /// Starts it again with the same files, after [`Service::stop`] or [`Service::kill`].
     ///
     /// # Panics
@@ -111,7 +124,7 @@ impl Snapshotter {
 impl Drop for Snapshotter {
     fn drop(&mut self) {
         self.service.stop();
-        kill_naming(&self.directory);
+        end_naming(&self.directory);
     }
 }
 

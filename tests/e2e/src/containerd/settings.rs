@@ -1,0 +1,73 @@
+//! What containerd finds when it starts.
+
+use crate::programs::{self, tool};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// A directory of what containerd looks for in its PATH.
+pub(super) fn links(directory: &Path) -> Option<String> {
+    let bin = directory.join("bin");
+    fs::create_dir_all(&bin).expect("a directory");
+    let fuse3 = programs::mount_fuse3()?;
+    for (name, program) in [
+        ("runc", tool("runc/usr/sbin/runc")?),
+        ("mount.fuse", fuse3.clone()),
+        ("mount.fuse3", fuse3),
+        ("nydus-overlayfs", programs::ours("nydus-overlayfs")),
+    ] {
+        symlink(fs::canonicalize(program).expect(name), bin.join(name)).expect(name);
+    }
+    Some(bin.display().to_string())
+}
+
+/// config.toml, for the version in the folder's name.
+pub(super) fn text(folder: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
+    let text = if folder < "containerd-2" { V2 } else { V3 };
+    let paths = [("DIRECTORY", directory), ("PLUGIN", plugin), ("EXPORTED", root)];
+    let fill =
+        |text: String, (word, path): (&str, &Path)| text.replace(word, &path.to_string_lossy());
+    paths.into_iter().fold(format!("{text}{BOTH}"), fill)
+}
+
+/// Versions 1.6 and 1.7.
+const V2: &str = r#"version = 2
+root = "DIRECTORY/root"
+state = "DIRECTORY/state"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "DIRECTORY/opt"
+[plugins."io.containerd.grpc.v1.cri".cni]
+  conf_dir = "DIRECTORY/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "nydus"
+  disable_snapshot_annotations = false
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "DIRECTORY/hosts"
+"#;
+
+/// Versions from 2.0 on.
+const V3: &str = r#"version = 3
+root = "DIRECTORY/root"
+state = "DIRECTORY/state"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "DIRECTORY/opt"
+[plugins."io.containerd.cri.v1.runtime".cni]
+  conf_dir = "DIRECTORY/cni"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "nydus"
+  disable_snapshot_annotations = false
+  discard_unpacked_layers = false
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "DIRECTORY/hosts"
+"#;
+
+const BOTH: &str = r#"
+[grpc]
+  address = "DIRECTORY/containerd.sock"
+[proxy_plugins.nydus]
+  type = "snapshot"
+  address = "PLUGIN"
+[proxy_plugins.nydus.exports]
+  root = "EXPORTED"
+  enable_remote_snapshot_annotations = "true"
+"#;
