@@ -1,33 +1,168 @@
-//! Command line (stub).
-#![allow(missing_docs)]
-use clap::{Args, Parser, Subcommand};
+//! The command line of the Go snapshotter, and two commands of our own.
+
+use crate::config::file::File;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
-#[derive(Parser)]
+
+/// containerd snapshotter for Nydus images
+#[derive(Debug, Parser)]
+#[command(name = "containerd-nydus-grpc", version = VERSION, disable_version_flag = true)]
 pub struct Cli {
     #[command(flatten)]
+    #[allow(missing_docs)]
     pub flags: Flags,
+    #[arg(long, short = 'v', action = ArgAction::Version, help = "Print the version")]
+    #[allow(missing_docs)]
+    pub version: (),
+    /// What to do; serve if nothing is said.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
-#[derive(Args)]
-pub struct Flags {
-    #[arg(
-        long,
-        global = true,
-        default_value = "/var/lib/containerd/io.containerd.snapshotter.v1.nydus"
-    )]
-    pub root: PathBuf,
-    #[arg(long, global = true, default_value = "/run/containerd-nydus/containerd-nydus-grpc.sock")]
-    pub address: PathBuf,
-}
-#[derive(Subcommand)]
+
+const VERSION: &str = concat!(
+    "\nVersion:     ",
+    env!("CARGO_PKG_VERSION"),
+    "\nRevision:    ",
+    env!("NYDUS_REVISION"),
+    "\nGo version:  none, this is Rust",
+    "\nBuild time:  ",
+    env!("NYDUS_BUILT"),
+);
+
+/// What is done instead of serving.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    Config,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show daemons, images and snapshots of the snapshotter that serves at --address
     Status {
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
-pub fn parse(args: impl Iterator<Item = std::ffi::OsString>) -> Cli {
-    Cli::parse_from(args)
+
+/// What is done with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the configuration that would run, or say why none would
+    Check,
+}
+
+/// Each overrides the key of the same meaning in the file.
+#[derive(Args, Clone, Debug, Default)]
+#[allow(missing_docs, reason = "clap shows these as help")]
+pub struct Flags {
+    /// Configuration file (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory in which everything is kept
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Socket of the service
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub address: Option<PathBuf>,
+    /// nydus-image; not used
+    #[arg(long, value_name = "PROGRAM")]
+    pub nydus_image: Option<PathBuf>,
+    /// nydusd
+    #[arg(long, value_name = "PROGRAM")]
+    pub nydusd: Option<PathBuf>,
+    /// Template of nydusd's configuration (JSON)
+    #[arg(long, alias = "config-path", value_name = "FILE")]
+    pub nydusd_config: Option<PathBuf>,
+    /// Program that the type of mounts names
+    #[arg(long, value_name = "PROGRAM")]
+    pub nydus_overlayfs_path: Option<String>,
+    /// Answer with mounts for nydus-overlayfs, which carry the image for a guest
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub enable_nydus_overlayfs: Option<bool>,
+    /// dedicated, shared or none
+    #[arg(long, value_name = "MODE")]
+    pub daemon_mode: Option<String>,
+    /// fusedev or proxy
+    #[arg(long, value_name = "DRIVER")]
+    pub fs_driver: Option<String>,
+    /// trace, debug, info, warn or error
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log to standard output
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_to_stdout: Option<bool>,
+}
+
+impl Flags {
+    /// Puts what is given over what the file says.
+    pub fn override_file(&self, file: &mut File) {
+        fn set<T: Clone>(flag: &Option<T>, key: &mut T) {
+            if let Some(value) = flag {
+                key.clone_from(value);
+            }
+        }
+        set(&self.root, &mut file.root);
+        set(&self.address, &mut file.address);
+        set(&self.nydus_image, &mut file.daemon.nydusimage_path);
+        set(&self.nydusd, &mut file.daemon.nydusd_path);
+        set(&self.nydusd_config, &mut file.daemon.nydusd_config);
+        set(&self.nydus_overlayfs_path, &mut file.snapshot.nydus_overlayfs_path);
+        set(&self.enable_nydus_overlayfs, &mut file.snapshot.enable_nydus_overlayfs);
+        set(&self.daemon_mode, &mut file.daemon_mode);
+        set(&self.fs_driver, &mut file.daemon.fs_driver);
+        set(&self.log_level, &mut file.log.level);
+        set(&self.log_to_stdout, &mut file.log.log_to_stdout);
+    }
+}
+
+/// Reads the command line; ends the process after `--help`, `--version` or a mistake.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
+    Cli::parse_from(args.map(two_dashes))
+}
+
+/// Go takes long flags with one dash, too.
+fn two_dashes(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+            format!("-{text}").into()
+        }
+        _ => arg,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        let words = line.split(' ').filter(|word| !word.is_empty());
+        let words = ["containerd-nydus-grpc"].into_iter().chain(words).map(OsString::from);
+        Cli::try_parse_from(words.map(two_dashes))
+    }
+
+    #[test]
+    fn lines() {
+        type Row = (&'static str, fn(&File) -> bool);
+        let table: &[Row] = &[
+            ("--root /r", |f| f.root.as_os_str() == "/r"),
+            ("-root=/r", |f| f.root.as_os_str() == "/r"),
+            ("--address /a --config-path /c", |f| f.daemon.nydusd_config.as_os_str() == "/c"),
+            ("--nydusd-config /c", |f| f.daemon.nydusd_config.as_os_str() == "/c"),
+            ("--enable-nydus-overlayfs", |f| f.snapshot.enable_nydus_overlayfs),
+            ("--enable-nydus-overlayfs=false", |f| !f.snapshot.enable_nydus_overlayfs),
+            ("--log-to-stdout=false", |f| !f.log.log_to_stdout),
+            ("--daemon-mode shared --fs-driver proxy", |f| f.daemon_mode == "shared"),
+            ("--log-level debug config check", |f| f.log.level == "debug"),
+        ];
+        for (line, effect) in table {
+            let cli = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let mut file = File::default();
+            cli.flags.override_file(&mut file);
+            assert!(effect(&file), "{line}: {file:?}");
+        }
+        let status = parsed("status --json --address /a").unwrap();
+        assert_eq!(status.command, Some(Command::Status { json: true }));
+        assert_eq!(status.flags.address, Some("/a".into()));
+        assert!(parsed("--no-such-flag").is_err() && parsed("serve").is_err());
+    }
 }

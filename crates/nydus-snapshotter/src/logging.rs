@@ -1,6 +1,6 @@
 //! Logs: to standard output, or to a file that is rotated.
 
-use crate::config::Log;
+use crate::config::Config;
 use anyhow::{Context, Result};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
@@ -16,15 +16,18 @@ const NAME: &str = "containerd-nydus-grpc.log";
 ///
 /// # Errors
 /// The directory cannot be made.
-pub fn start(log: &Log) -> Result<()> {
-    let writer = if log.to_stdout {
+pub fn start(config: &Config) -> Result<()> {
+    let log = &config.file.log;
+    let writer = if log.log_to_stdout {
         BoxMakeWriter::new(std::io::stdout)
     } else {
         fs::create_dir_all(&log.dir)
             .with_context(|| format!("log directory {}", log.dir.display()))?;
-        let compression = if log.compress { Compression::OnRotate(0) } else { Compression::None };
-        let size = usize::try_from(log.max_size << 20).unwrap_or(usize::MAX);
-        let (backups, limit) = (log.max_backups as usize, ContentLimit::BytesSurpassed(size));
+        let compression =
+            if log.log_rotation_compress { Compression::OnRotate(0) } else { Compression::None };
+        let size = usize::try_from(log.log_rotation_max_size << 20).unwrap_or(usize::MAX);
+        let (backups, limit) =
+            (log.log_rotation_max_backups as usize, ContentLimit::BytesSurpassed(size));
         let file = log.dir.join(NAME);
         BoxMakeWriter::new(Mutex::new(FileRotate::new(
             file,

@@ -1,6 +1,6 @@
 //! `containerd-nydus-grpc`.
 
-use nydus_snapshotter::cli::{self, Command};
+use nydus_snapshotter::cli::{self, Command, ConfigCommand};
 use nydus_snapshotter::{config, logging, serve, status};
 use std::process::ExitCode;
 
@@ -20,13 +20,13 @@ fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Some(Command::Status { json }) => runtime.block_on(status::print(&config.address, json)),
-        Some(Command::Config) => {
+        Some(Command::Config(ConfigCommand::Check)) => {
             config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             print!("{}", config.effective());
             Ok(())
         }
         None => {
-            logging::start(&config.log)?;
+            logging::start(&config)?;
             config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             runtime.block_on(serve::run(config))
         }

@@ -16,6 +16,8 @@ pub struct Image<'a> {
     pub reference: Option<&'a str>,
     /// Where blobs are cached.
     pub cache: &'a Path,
+    /// Whether the registry's certificate is not verified.
+    pub skip_verify: bool,
 }
 
 /// A template or reference that makes no configuration.
@@ -73,6 +75,9 @@ pub fn render(
         let backend = object(&mut config, "/device/backend/config")?;
         backend.insert("host".into(), json!(host));
         backend.insert("repo".into(), json!(repository));
+        if image.skip_verify {
+            backend.insert("skip_verify".into(), json!(true));
+        }
         if let Some(credential) = credential {
             let (key, other, secret) = match credential {
                 Credential::Basic(secret) => ("auth", "registry_token", secret),
@@ -97,7 +102,7 @@ mod tests {
     use super::*;
 
     fn image(reference: Option<&'static str>) -> Image<'static> {
-        Image { id: 7, reference, cache: Path::new("/c") }
+        Image { id: 7, reference, cache: Path::new("/c"), skip_verify: false }
     }
 
     #[test]

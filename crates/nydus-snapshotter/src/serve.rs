@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// Whatever keeps it from serving, in one line.
 pub async fn run(mut config: Config) -> Result<()> {
     config.root = root(&config.root)?;
-    let listener = listen(&config.address, config.uid, config.gid)?;
+    let listener = listen(&config.address, config.file.uid, config.file.gid)?;
     let snapshots = Arc::new(open(&config)?);
     let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
     // Clients that have connected already wait for this.
@@ -70,7 +70,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
     recovering.abort();
-    close(&snapshots, config.cleanup_on_close).await;
+    close(&snapshots, config.file.cleanup_on_close).await;
     let _ = fs::remove_file(&config.address);
     Ok(())
 }
@@ -89,13 +89,13 @@ fn open(config: &Config) -> Result<Snapshots> {
     let images = Images::new(settings(config)?, layout.clone(), store.clone());
     let options = Options {
         driver: config.driver,
-        nydus_overlayfs: config.snapshot.nydus_overlayfs,
-        kata_volume: config.snapshot.kata_volume,
-        volatile: config.snapshot.volatile,
-        sync_remove: config.snapshot.sync_remove,
-        cache: config.cache.dir.clone(),
+        nydus_overlayfs: config.file.snapshot.enable_nydus_overlayfs,
+        kata_volume: config.file.snapshot.enable_kata_volume,
+        volatile: config.file.snapshot.enable_overlayfs_volatile,
+        sync_remove: config.file.snapshot.sync_remove,
+        cache: config.cache.clone(),
     };
-    let host = Host { options: overlay_options(), slice_type: config.snapshot.slice_type.clone() };
+    let host = Host { options: overlay_options(), slice_type: config.slice_type.clone() };
     let cleaning = tokio::sync::Mutex::new(());
     Ok(Snapshots { store, layout, host, options, images, cleaning })
 }
@@ -104,15 +104,16 @@ fn settings(config: &Config) -> Result<Settings> {
     let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
     Ok(Settings {
         mode: config.mode,
-        program: config.daemon.nydusd.clone(),
-        template: config.daemon.config.clone(),
-        cache: config.cache.dir.clone(),
-        logs: config.log.dir.clone(),
-        log_level: config.log.level.clone(),
-        log_rotation: config.daemon.log_rotation_size,
-        threads: config.daemon.threads,
-        recover: config.daemon.recover,
-        failover_policy: config.daemon.failover_policy.clone(),
+        program: config.file.daemon.nydusd_path.clone(),
+        template: config.file.daemon.nydusd_config.clone(),
+        cache: config.cache.clone(),
+        logs: config.logs.clone(),
+        log_level: config.file.log.level.clone(),
+        log_rotation: config.file.daemon.log_rotation_size,
+        threads: config.file.daemon.threads_number,
+        recover: config.recover,
+        skip_verify: config.file.remote.skip_ssl_verify,
+        failover_policy: config.file.daemon.failover_policy.clone(),
         cgroup: cgroup.map(cgroup::make).transpose()?,
     })
 }
@@ -146,7 +147,7 @@ fn private_directory(path: &Path) -> Result<()> {
 }
 
 /// Listens on a unix socket, in place of one that nobody listens on any more.
-fn listen(address: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<UnixListener> {
+fn listen(address: &Path, uid: u32, gid: u32) -> Result<UnixListener> {
     let shown = address.display();
     private_directory(address.parent().unwrap_or(Path::new("/")))?;
     match fs::symlink_metadata(address) {
@@ -159,7 +160,7 @@ fn listen(address: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<UnixList
         Ok(_) => fs::remove_file(address)?,
     }
     let listener = UnixListener::bind(address).with_context(|| format!("address {shown}"))?;
-    chown(address, uid, gid).with_context(|| format!("address {shown}"))?;
+    chown(address, Some(uid), Some(gid)).with_context(|| format!("address {shown}"))?;
     Ok(listener)
 }
 

@@ -41,7 +41,8 @@ pub(super) fn render(settings: &Settings, image: &Image) -> Result<Secret, Error
         }
         None => None,
     };
-    let parts = nydusd_config::Image { id: image.id, reference, cache: &settings.cache };
+    let (cache, skip_verify) = (settings.cache.as_path(), settings.skip_verify);
+    let parts = nydusd_config::Image { id: image.id, reference, cache, skip_verify };
     Ok(nydusd_config::render(&template, parts, credential.as_ref())?)
 }
 

@@ -74,6 +74,8 @@ pub struct Settings {
     pub threads: u32,
     /// What is done when a daemon dies.
     pub recover: Recover,
+    /// Whether a registry's certificate is not verified.
+    pub skip_verify: bool,
     /// `--failover-policy`.
     pub failover_policy: String,
     /// Control group of the daemons.

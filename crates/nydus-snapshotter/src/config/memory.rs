@@ -1,0 +1,81 @@
+//! Limits of memory, as Kubernetes and systemd write them.
+
+/// A limit of memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Memory {
+    /// None.
+    Unlimited,
+    /// Bytes.
+    Bytes(u64),
+    /// Part of the machine's memory, 0 to 100.
+    Percent(f64),
+}
+
+const UNITS: [(&str, u64); 9] = [
+    ("", 1),
+    ("k", 1000),
+    ("m", 1000 * 1000),
+    ("g", 1000 * 1000 * 1000),
+    ("t", 1000 * 1000 * 1000 * 1000),
+    ("ki", 1 << 10),
+    ("mi", 1 << 20),
+    ("gi", 1 << 30),
+    ("ti", 1 << 40),
+];
+
+impl Memory {
+    /// Reads `""`, bytes, `200MiB`, `200Mi`, `200MB`, `10%`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Some(Self::Unlimited);
+        }
+        if let Some(share) = text.strip_suffix('%') {
+            let share: f64 = share.trim().parse().ok()?;
+            return (share > 0.0 && share <= 100.0).then_some(Self::Percent(share));
+        }
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let unit = unit.trim().to_ascii_lowercase();
+        let unit = unit.strip_suffix('b').unwrap_or(&unit);
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        number.parse::<u64>().ok()?.checked_mul(*factor).filter(|bytes| *bytes > 0).map(Self::Bytes)
+    }
+
+    /// Bytes on a machine with `total` bytes of memory; `None` for no limit.
+    pub fn bytes(self, total: u64) -> Option<u64> {
+        match self {
+            Self::Unlimited => None,
+            Self::Bytes(bytes) => Some(bytes),
+            // Exact to the byte is more than a share can mean.
+            Self::Percent(share) => Some((total as f64 * share / 100.0) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        let table = [
+            ("", Some(Memory::Unlimited)),
+            ("1024", Some(Memory::Bytes(1024))),
+            ("200MiB", Some(Memory::Bytes(200 << 20))),
+            ("200Mi", Some(Memory::Bytes(200 << 20))),
+            ("2 GB", Some(Memory::Bytes(2_000_000_000))),
+            ("10%", Some(Memory::Percent(10.0))),
+            ("0", None),
+            ("-1", None),
+            ("101%", None),
+            ("MiB", None),
+            ("1.5G", None),
+            ("99999999999T", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(Memory::parse(text), expected, "{text}");
+        }
+        assert_eq!(Memory::Percent(10.0).bytes(1000), Some(100));
+    }
+}
