@@ -8,6 +8,7 @@ use crate::service::{self, Service, until};
 use crate::stage::Stage;
 use containerd_proto::cri::image_service_client::ImageServiceClient;
 use containerd_proto::cri::{AuthConfig, ImageSpec, PullImageRequest, RemoveImageRequest};
+use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -127,10 +128,43 @@ impl Containerd {
         run(command.args(words))
     }
 
-    /// Runs a container of an image that was pulled; `options` are those of `ctr run`.
+    /// Runs a container of an image that was pulled, to its end; `options` are those of
+    /// `ctr run`.
     pub fn run(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
+        self.ctr_run(&[&["--rm"], options].concat(), reference, id, words)
+    }
+
+    /// Starts a container as [`Containerd::run`] does, and lets it run.
+    pub fn start_container(
+        &self,
+        options: &[&str],
+        reference: &str,
+        id: &str,
+        words: &[&str],
+    ) -> Ran {
+        // Its output would need somebody who reads it.
+        self.ctr_run(&[&["--detach", "--null-io"], options].concat(), reference, id, words)
+    }
+
+    /// Runs a program in a container that runs.
+    pub fn exec(&self, id: &str, words: &[&str]) -> Ran {
+        self.ctr(&[&["tasks", "exec", "--exec-id", "exec", id], words].concat())
+    }
+
+    /// Kills a container that runs, and removes it.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn remove_container(&self, id: &str) {
+        for words in [["tasks", "rm", "--force", id].as_slice(), &["containers", "rm", id]] {
+            let ran = self.ctr(words);
+            assert!(ran.ok(), "{ran}\n{}", self.said());
+        }
+    }
+
+    fn ctr_run(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
         let cgroup = format!("/{}/{id}", self.cgroup());
-        let first = ["run", "--rm", "--snapshotter", "nydus", "--cgroup", &cgroup];
+        let first = ["run", "--snapshotter", "nydus", "--cgroup", &cgroup];
         self.ctr(&[&first, options, &[reference, id], words].concat())
     }
 
@@ -163,15 +197,17 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // Shims outlive containerd, and containers outlive shims.
+        // Shims outlive containerd, and containers outlive shims. A stopped shim starts no runc.
         let mut left = service::naming(&self.socket());
         left.retain(|pid| *pid != self.service.pid());
+        service::signal(&left, Signal::STOP);
         left.extend(left.clone().into_iter().flat_map(service::children));
-        service::kill(&left);
+        service::signal(&left, Signal::KILL);
         self.service.stop();
         service::end(left);
         service::end_naming(&self.socket());
-        service::reap("containerd-shim");
+        // Those that ended before.
+        ["containerd-shim", "runc"].map(service::reap);
         let gone = until(Duration::from_secs(5), || remove_cgroups(&self.cgroup()));
         if !gone {
             println!("control groups {} stay", self.cgroup());

@@ -131,7 +131,7 @@ pub fn end_naming(word: &Path) {
 /// Kills these, and waits until they are gone.
 pub fn end(mut pids: Vec<Pid>) {
     let gone = until(LIMIT / 3, || {
-        kill(&pids);
+        signal(&pids, Signal::KILL);
         pids.retain(|pid| {
             // It is our child if its parent has ended: see `Service::start`.
             let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
@@ -144,10 +144,10 @@ pub fn end(mut pids: Vec<Pid>) {
     }
 }
 
-/// Kills these, as far as they are still there.
-pub fn kill(pids: &[Pid]) {
+/// Sends these a signal, as far as they are still there.
+pub fn signal(pids: &[Pid], signal: Signal) {
     for pid in pids {
-        let _ = kill_process(*pid, Signal::KILL);
+        let _ = kill_process(*pid, signal);
     }
 }
 

@@ -65,7 +65,23 @@ fn node(stage: &Stage, version: &str) -> Option<()> {
     containerd.gc();
     let left = containerd.ctr(&["snapshots", "--snapshotter", "nydus", "ls"]);
     assert_eq!(String::from_utf8_lossy(&left.stdout).lines().count(), 1, "{left}\n{}", logs());
+    runs_on(&containerd, &registry, &image::plain(&stage.join("plain"), &layers, true), &proxy);
     Some(())
+}
+
+/// An ordinary image. Its second container is left for the kit to end.
+fn runs_on(containerd: &Containerd, registry: &Registry, image: &Image, proxy: &Proxy) {
+    registry.push(image, "test/image", "plain");
+    let reference = format!("{}/test/image:plain", proxy.host());
+    let pulled = containerd.pull(&reference, Some(LOGIN));
+    pulled.unwrap_or_else(|error| panic!("{error}\n{}", containerd.said()));
+    for id in ["killed", "left"] {
+        let ran = containerd.start_container(&[], &reference, id, &["sleep", "1000"]);
+        assert!(ran.ok(), "{ran}\n{}", containerd.said());
+        let ran = containerd.exec(id, &["cat", "/data/both"]);
+        assert_eq!(ran.stdout, b"two\n", "{ran}\n{}", containerd.said());
+    }
+    containerd.remove_container("killed");
 }
 
 /// Files of both layers, merged; and setuid works.
