@@ -17,8 +17,9 @@ use tokio::runtime::Runtime;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// The folders of the versions with which we test.
-pub const VERSIONS: [&str; 3] = ["containerd-1.6", "containerd-1.7", "containerd-2.1"];
+/// The versions with which we test: a folder and, where there are two ways to pull, the second.
+pub const VERSIONS: [&str; 4] =
+    ["containerd-1.6", "containerd-1.7", "containerd-2.1", "containerd-2.1 transfer"];
 
 /// The namespace of Kubernetes, in which CRI puts images.
 const NAMESPACE: &str = "k8s.io";
@@ -35,18 +36,18 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts the one of a folder of [`VERSIONS`] in the stage's directory of that name.
-    /// `plugin` is the snapshotter's socket, `root` where it keeps its snapshots. `None` if a
+    /// Starts one of [`VERSIONS`] in the stage's directory of that name. `plugin` is the snapshotter's socket, `root` where it keeps its snapshots. `None` if a
     /// program is missing.
     ///
     /// # Panics
     /// It does not come up.
-    pub fn start(stage: &Stage, folder: &str, plugin: &Path, root: &Path) -> Option<Self> {
+    pub fn start(stage: &Stage, version: &str, plugin: &Path, root: &Path) -> Option<Self> {
+        let folder = version.split(' ').next()?;
         let programs = tool(folder)?.join("usr/bin");
         let directory = stage.join(folder);
         let links = settings::links(&directory)?;
         let config = directory.join("config.toml");
-        fs::write(&config, settings::text(folder, &directory, plugin, root))
+        fs::write(&config, settings::text(version, &directory, plugin, root))
             .expect("a configuration");
         let path = format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display(), links);
         let mut command = Command::new(programs.join("containerd"));

@@ -21,9 +21,13 @@ pub(super) fn links(directory: &Path) -> Option<String> {
     Some(bin.display().to_string())
 }
 
-/// config.toml, for the version in the folder's name.
-pub(super) fn text(folder: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
-    let text = if folder < "containerd-2" { V2 } else { V3 };
+/// config.toml for one of `VERSIONS`.
+pub(super) fn text(version: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
+    let text = match version {
+        version if version < "containerd-2" => V2.to_owned(),
+        version if version.ends_with("transfer") => format!("{V3}{TRANSFER}"),
+        _ => format!("{V3}{LOCAL}"),
+    };
     let paths = [("DIRECTORY", directory), ("PLUGIN", plugin), ("EXPORTED", root)];
     let fill =
         |text: String, (word, path): (&str, &Path)| text.replace(word, &path.to_string_lossy());
@@ -53,12 +57,24 @@ state = "DIRECTORY/state"
   path = "DIRECTORY/opt"
 [plugins."io.containerd.cri.v1.runtime".cni]
   conf_dir = "DIRECTORY/cni"
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "DIRECTORY/hosts"
+"#;
+
+/// CRI pulls by itself: a word about annotations is enough for that.
+const LOCAL: &str = r#"
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "nydus"
   disable_snapshot_annotations = false
-  discard_unpacked_layers = false
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "DIRECTORY/hosts"
+"#;
+
+/// The transfer service pulls, as it does by default since 2.1.
+const TRANSFER: &str = r#"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "nydus"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "nydus"
 "#;
 
 const BOTH: &str = r#"
