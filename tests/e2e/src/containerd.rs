@@ -36,8 +36,9 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one of [`VERSIONS`] in the stage's directory of that name. `plugin` is the snapshotter's socket, `root` where it keeps its snapshots. `None` if a
-    /// program is missing.
+    /// Starts one of [`VERSIONS`] in the stage, in a directory named as its folder. `plugin` is
+    /// the snapshotter's socket, `root` where it keeps its snapshots. `None` if a program is
+    /// missing.
     ///
     /// # Panics
     /// It does not come up.
@@ -208,7 +209,7 @@ impl Drop for Containerd {
         service::end(left);
         service::end_naming(&self.socket());
         // Those that ended before.
-        ["containerd-shim", "runc"].map(service::reap);
+        ["containerd-shim", "runc"].into_iter().for_each(service::reap);
         let gone = until(Duration::from_secs(5), || remove_cgroups(&self.cgroup()));
         if !gone {
             println!("control groups {} stay", self.cgroup());
