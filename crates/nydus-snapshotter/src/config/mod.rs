@@ -10,7 +10,6 @@ use crate::cli::Flags;
 use crate::resolve::Driver;
 use file::File;
 pub use memory::Memory;
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,10 +116,9 @@ fn parse(text: &str) -> Result<(File, Vec<String>), String> {
         format!("line {line}: {}", error.message().lines().next().unwrap_or_default())
     };
     let mut unknown = Vec::new();
-    let table = toml::Table::deserialize(toml::Deserializer::parse(text).map_err(one_line)?);
-    let table = table.map_err(one_line)?;
-    let file = serde_ignored::deserialize(table, |path| unknown.push(path.to_string()));
-    Ok((file.map_err(|error: toml::de::Error| error.message().to_owned())?, unknown))
+    let document = toml::Deserializer::parse(text).map_err(one_line)?;
+    let file = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()));
+    Ok((file.map_err(one_line)?, unknown))
 }
 
 fn check(mut file: File, unknown: Vec<String>) -> Result<Config, Error> {
@@ -294,7 +292,7 @@ mod tests {
     use super::*;
 
     fn checked(text: &str) -> Result<Config, Error> {
-        let (file, unknown) = parse(text).expect("TOML with the right types");
+        let (file, unknown) = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         check(file, unknown)
     }
 
