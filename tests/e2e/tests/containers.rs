@@ -1,29 +1,29 @@
-//! Containers of Nydus images, by real containerd, runc and nydusd.
+//! Containers by real containerd, runc and nydusd, from our snapshotter and helper.
 
 use nydus_e2e::containerd::{Containerd, VERSIONS};
-use nydus_e2e::image::{self, Blob, Image, Rafs};
+use nydus_e2e::image::{self, Image, Rafs};
 use nydus_e2e::proxy::Proxy;
 use nydus_e2e::registry::Registry;
+use nydus_e2e::run::Ran;
 use nydus_e2e::snapshotter::{Snapshotter, Which};
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{not_run, rootfs, service};
+use nydus_e2e::{not_run, programs, rootfs, service};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 const BIG: usize = 8 << 20;
 
 const CONFIG: &str = r#"version = 1
 root = "ROOT"
 address = "SOCKET"
-daemon_mode = "dedicated"
-[system]
-  enable = false
+daemon_mode = "MODE"
 [daemon]
   nydusd_path = "NYDUSD"
   nydusd_config = "TEMPLATE"
-  fs_driver = "fusedev"
-  recover_policy = "none"
 [snapshot]
   enable_nydus_overlayfs = true
-  nydus_overlayfs_path = "nydus-overlayfs"
+  nydus_overlayfs_path = "HELPER"
 "#;
 
 const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"scheme":"http",
@@ -31,85 +31,260 @@ const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"schem
 "config":{"work_dir":"CACHE"}}},"mode":"direct","digest_validate":false,"enable_xattr":true,
 "fs_prefetch":{"enable":false}}"#;
 
+/// For what takes a moment.
+const LIMIT: Duration = Duration::from_secs(20);
+
 const LOGIN: (&str, &str) = ("someone", "secret");
 
-/// What shows that the kit works, with the Go snapshotter.
+/// One way to set everything up.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    containerd: &'static str,
+    mode: &'static str,
+    rafs: Rafs,
+    /// `nydus_overlayfs_path`; HERE is replaced by a directory with a link to the helper.
+    helper: &'static str,
+}
+
+/// A registry, a snapshotter and a containerd. They end in this order, backwards.
+struct Node {
+    case: Case,
+    stage: Stage,
+    layers: [PathBuf; 2],
+    registry: Registry,
+    proxy: Proxy,
+    snapshotter: Snapshotter,
+    containerd: Containerd,
+}
+
+/// Runs `test` on a node; afterwards nothing is left.
+fn on(case: Case, test: impl FnOnce(&mut Node)) {
+    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    let place = stage.path().to_owned();
+    let Some(mut node) = Node::start(stage, case) else {
+        return not_run!("{}: a program is missing", case.containerd);
+    };
+    test(&mut node);
+    let Node { stage, containerd, snapshotter, proxy, registry, .. } = node;
+    drop((containerd, snapshotter, proxy, registry));
+    assert_eq!(service::naming(&place), [], "{case:?}");
+    drop(stage);
+}
+
+impl Node {
+    fn start(stage: Stage, case: Case) -> Option<Self> {
+        let layers = rootfs::layers(stage.path(), BIG)?;
+        let registry = Registry::start(&stage.join("registry"), Some(LOGIN))?;
+        let proxy = Proxy::start(registry.address());
+        let helper = case.helper.replace("HERE", &stage.path().to_string_lossy());
+        let link = programs::ours("nydus-overlayfs").canonicalize().expect("the helper");
+        std::os::unix::fs::symlink(link, stage.join("nydus-overlayfs-own")).expect("a link");
+        let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper);
+        let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, NYDUSD)?;
+        snapshotter.login(&proxy.host(), LOGIN);
+        let (socket, root) = (snapshotter.socket(), snapshotter.root());
+        let containerd = Containerd::start(&stage, case.containerd, &socket, &root)?;
+        containerd.trust(&proxy.host());
+        Some(Self { case, stage, layers, registry, proxy, snapshotter, containerd })
+    }
+
+    fn logs(&self) -> String {
+        format!("{:?}\n{}\n{}", self.case, self.containerd.said(), self.snapshotter.said())
+    }
+
+    /// A Nydus image, pushed and pulled; its reference.
+    fn pulled(&self) -> Option<(Image, String)> {
+        let image = image::nydus(&self.stage.join("image"), &self.layers, self.case.rafs)?;
+        let reference = self.push(&image, "nydus");
+        self.pull(&reference);
+        Some((image, reference))
+    }
+
+    fn push(&self, image: &Image, tag: &str) -> String {
+        self.registry.push(image, "test/image", tag);
+        format!("{}/test/image:{tag}", self.proxy.host())
+    }
+
+    fn pull(&self, reference: &str) {
+        let pulled = self.containerd.pull(reference, Some(LOGIN));
+        pulled.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+    }
+
+    /// Runs a container to its end; what it prints must be this.
+    fn prints(&self, options: &[&str], reference: &str, words: &[&str], expected: &str) {
+        let ran = self.containerd.run(options, reference, "once", words);
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), expected, "{ran}\n{}", self.logs());
+    }
+
+    fn done(&self, ran: &Ran) {
+        assert!(ran.ok(), "{ran}\n{}", self.logs());
+    }
+
+    /// Removes an image; then there is nothing in the snapshotter, on its disk, mounted, or
+    /// running.
+    fn remove(&self, reference: &str) {
+        let removed = self.containerd.remove_image(reference);
+        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+        self.containerd.gc();
+        let left = self.containerd.ctr(&["snapshots", "--snapshotter", "nydus", "ls"]);
+        assert_eq!(
+            String::from_utf8_lossy(&left.stdout).lines().count(),
+            1,
+            "{left}\n{}",
+            self.logs()
+        );
+        let root = self.snapshotter.root();
+        let gone = service::until(LIMIT, || {
+            let empty =
+                |name: &str| fs::read_dir(root.join(name)).is_ok_and(|mut d| d.next().is_none());
+            empty("snapshots") && self.daemons().is_empty()
+        });
+        assert!(gone, "{:?} {}", self.daemons(), self.logs());
+        let mounts = nydus_e2e::mounts::mounts();
+        assert!(!mounts.iter().any(|mount| mount.point.starts_with(&root)), "{mounts:?}");
+    }
+
+    /// Every nydusd of this snapshotter.
+    fn daemons(&self) -> Vec<rustix::process::Pid> {
+        service::naming(&self.snapshotter.root().join("socket"))
+    }
+}
+
+const fn case(
+    containerd: &'static str,
+    mode: &'static str,
+    rafs: Rafs,
+    helper: &'static str,
+) -> Case {
+    Case { containerd, mode, rafs, helper }
+}
+
 #[test]
-fn go_snapshotter_runs_a_lazily_read_image() {
-    for version in VERSIONS {
-        let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
-        if node(&stage, version).is_none() {
-            not_run!("{version}: a program is missing");
-        }
-        assert_eq!(service::naming(stage.path()), []);
+fn nydus_images_are_read_lazily() {
+    let [old, middle, new, transfer] = VERSIONS;
+    let table = [
+        case(old, "dedicated", Rafs::V6, "nydus-overlayfs"),
+        case(old, "shared", Rafs::V5, "fuse3.nydus-overlayfs"),
+        case(middle, "dedicated", Rafs::V5, "HERE/nydus-overlayfs-own"),
+        case(middle, "shared", Rafs::V6, "nydus-overlayfs"),
+        case(new, "dedicated", Rafs::V6, "fuse3.nydus-overlayfs"),
+        case(new, "shared", Rafs::V6, "HERE/nydus-overlayfs-own"),
+        case(transfer, "dedicated", Rafs::V5, "nydus-overlayfs"),
+    ];
+    for case in table {
+        on(case, |node| {
+            let Some((image, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+            reads_and_writes(node, &reference);
+            is_lazy(node, &image);
+            node.remove(&reference);
+        });
     }
 }
 
-fn node(stage: &Stage, version: &str) -> Option<()> {
-    let layers = rootfs::layers(stage.path(), BIG)?;
-    let image = image::nydus(&stage.join("image"), &layers, Rafs::V6)?;
-    let registry = Registry::start(&stage.join("registry"), Some(LOGIN))?;
-    registry.push(&image, "test/image", "v6");
-    let proxy = Proxy::start(registry.address());
-    let snapshotter = Snapshotter::start(stage, Which::Go, CONFIG, NYDUSD)?;
-    snapshotter.login(&proxy.host(), LOGIN);
-    let containerd = Containerd::start(stage, version, &snapshotter.socket(), &snapshotter.root())?;
-    containerd.trust(&proxy.host());
-    let reference = format!("{}/test/image:v6", proxy.host());
-    let logs = || format!("{version}\n{}\n{}", containerd.said(), snapshotter.said());
-    assert!(containerd.pull(&reference, None).is_err(), "{}", logs());
-    containerd.pull(&reference, Some(LOGIN)).unwrap_or_else(|error| panic!("{error}\n{}", logs()));
-    runs(&containerd, &reference, &logs);
-    is_read_lazily(&containerd, &image, &proxy, &logs);
-    containerd.remove_image(&reference).unwrap_or_else(|error| panic!("{error}\n{}", logs()));
-    containerd.gc();
-    let left = containerd.ctr(&["snapshots", "--snapshotter", "nydus", "ls"]);
-    assert_eq!(String::from_utf8_lossy(&left.stdout).lines().count(), 1, "{left}\n{}", logs());
-    runs_on(&containerd, &registry, &image::plain(&stage.join("plain"), &layers, true), &proxy);
-    Some(())
-}
-
-/// An ordinary image. Its second container is left for the kit to end.
-fn runs_on(containerd: &Containerd, registry: &Registry, image: &Image, proxy: &Proxy) {
-    registry.push(image, "test/image", "plain");
-    let reference = format!("{}/test/image:plain", proxy.host());
-    let pulled = containerd.pull(&reference, Some(LOGIN));
-    pulled.unwrap_or_else(|error| panic!("{error}\n{}", containerd.said()));
-    for id in ["killed", "left"] {
-        let ran = containerd.start_container(&[], &reference, id, &["sleep", "1000"]);
-        assert!(ran.ok(), "{ran}\n{}", containerd.said());
-        let ran = containerd.exec(id, &["cat", "/data/both"]);
-        assert_eq!(ran.stdout, b"two\n", "{ran}\n{}", containerd.said());
-    }
-    containerd.remove_container("killed");
-}
-
-/// Files of both layers, merged; and setuid works.
-fn runs(containerd: &Containerd, reference: &str, logs: &dyn Fn() -> String) {
+/// Files of both layers, merged; a file is written; setuid works.
+fn reads_and_writes(node: &Node, reference: &str) {
+    let files = ["cat", "/data/both", "/data/lower", "/data/upper"];
+    node.prints(&[], reference, &files, "two\nlower\nupper\n");
+    let shell = "cat /data/removed || echo gone; echo new > /data/both; cat /data/both";
+    node.prints(&[], reference, &["sh", "-c", shell], "gone\nnew\n");
     // `ctr run` of 1.6 has no `--user`.
     let suid = ["busybox", "su", "nobody", "-s", "/bin/suid"];
-    let table: [(&[&str], &[&str], &str); 3] = [
-        (&[], &["cat", "/data/both", "/data/lower", "/data/upper"], "two\nlower\nupper\n"),
-        (&[], &["sh", "-c", "cat /data/removed || echo gone"], "gone\n"),
-        (&["--allow-new-privs"], &suid, "0 65534\n"),
-    ];
-    for (number, (options, words, expected)) in table.into_iter().enumerate() {
-        let ran = containerd.run(options, reference, &format!("c{number}"), words);
-        assert_eq!(String::from_utf8_lossy(&ran.stdout), expected, "{ran}\n{}", logs());
-    }
+    node.prints(&["--allow-new-privs"], reference, &suid, "0 65534\n");
 }
 
 /// A part of the data was read, by nydusd; containerd has none of it.
-fn is_read_lazily(
-    containerd: &Containerd,
-    image: &Image,
-    proxy: &Proxy,
-    logs: &dyn Fn() -> String,
-) {
+fn is_lazy(node: &Node, image: &Image) {
     let lower = &image.layers[0];
-    let served = proxy.served(&lower.digest);
-    assert!(0 < served && served < lower.size / 2, "{served} of {}\n{}", lower.size, logs());
-    let content = containerd.ctr(&["content", "ls", "--quiet"]);
-    let is_there = |blob: &Blob| content.shows(blob.digest.as_bytes());
-    assert!(is_there(&image.config) && !image.data().any(is_there), "{content}");
+    let served = node.proxy.served(&lower.digest);
+    assert!(0 < served && served < lower.size / 2, "{served} of {}\n{}", lower.size, node.logs());
+    let content = node.containerd.ctr(&["content", "ls", "--quiet"]);
+    let has = |digest: &str| content.shows(digest.as_bytes());
+    assert!(has(&image.config.digest), "{content}");
+    assert!(!image.data().any(|blob| has(&blob.digest)), "{content}");
+}
+
+#[test]
+fn containers_outlive_a_killed_snapshotter() {
+    for mode in ["dedicated", "shared"] {
+        on(case(VERSIONS[0], mode, Rafs::V6, "nydus-overlayfs"), |node| {
+            let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+            node.done(&node.containerd.start_container(
+                &[],
+                &reference,
+                "lives",
+                &["sleep", "1000"],
+            ));
+            let before = node.daemons();
+            node.snapshotter.service().kill();
+            assert_eq!(node.containerd.exec("lives", &["cat", "/data/both"]).stdout, b"two\n");
+            node.snapshotter.restart();
+            // containerd waits a second or so before it tries to connect again.
+            let list = ["snapshots", "--snapshotter", "nydus", "ls"];
+            let again = || node.containerd.ctr(&list).ok();
+            assert!(service::until(LIMIT, again), "{}", node.logs());
+            let read = node.containerd.exec("lives", &["cat", "/data/lower"]);
+            assert_eq!(read.stdout, b"lower\n", "{read}\n{}", node.logs());
+            node.prints(&[], &reference, &["cat", "/data/upper"], "upper\n");
+            assert_eq!(node.daemons(), before, "{}", node.logs());
+            node.containerd.remove_container("lives");
+            node.remove(&reference);
+        });
+    }
+}
+
+#[test]
+fn plain_image_of_100_layers() {
+    on(case(VERSIONS[0], "dedicated", Rafs::V6, "nydus-overlayfs"), |node| {
+        let mut layers = node.layers.to_vec();
+        for number in layers.len()..100 {
+            let layer = node.stage.join(format!("l{number}"));
+            rootfs::layer(&layer, &[("data/number", number.to_string().as_bytes())]);
+            layers.push(layer);
+        }
+        let reference = node.push(&image::plain(&node.stage.join("plain"), &layers, true), "plain");
+        node.pull(&reference);
+        node.prints(&[], &reference, &["cat", "/data/number", "/data/both"], "99two\n");
+        node.remove(&reference);
+    });
+}
+
+/// A helper that notes its ancestors before it becomes ours.
+const NOTING: &str = r#"#!/bin/sh
+p=$PPID
+while [ "$p" -gt 1 ]; do
+    cat "/proc/$p/comm" >> LOG
+    p=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$p/status")
+done
+exec HELPER "$@"
+"#;
+
+/// Stack 1: containerd itself mounts (to compare a container with its image). Stack 2: its shim
+/// does (to run the container).
+#[test]
+fn both_stacks_run_the_helper() {
+    for version in &VERSIONS[..3] {
+        on(case(version, "dedicated", Rafs::V6, "HERE/nydus-overlayfs-noting"), |node| {
+            let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+            let (log, script) =
+                (node.stage.join("ancestors"), node.stage.join("nydus-overlayfs-noting"));
+            let helper = node.stage.join("nydus-overlayfs-own");
+            let text = NOTING.replace("LOG", &log.to_string_lossy());
+            fs::write(&script, text.replace("HELPER", &helper.to_string_lossy()))
+                .expect("a script");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(&script, mode).expect("a mode");
+            let noted = || fs::read_to_string(&log).unwrap_or_default();
+            let shell = ["sh", "-c", "echo new > /data/new; sleep 1000"];
+            node.done(&node.containerd.start_container(&[], &reference, "c", &shell));
+            assert!(noted().contains("containerd-shim"), "{}\n{}", noted(), node.logs());
+            fs::remove_file(&log).expect("a log");
+            let diff = ["snapshots", "--snapshotter", "nydus", "diff", "--keep", "c"];
+            let ran = node.containerd.ctr(&diff);
+            node.done(&ran);
+            let noted = noted();
+            assert!(noted.contains("containerd\n") && !noted.contains("shim"), "{noted}\n{ran}");
+            node.containerd.remove_container("c");
+            node.remove(&reference);
+        });
+    }
 }
