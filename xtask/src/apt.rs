@@ -82,14 +82,19 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
     if std::env::split_paths(&path).any(|dir| dir.join(program).exists()) {
         return Ok(());
     }
-    println!("  {program} is missing: installing {package} with apt-get");
+    install(&[package])
+}
+
+/// Installs packages on this machine.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    println!("  installing {} with apt-get", packages.join(" "));
     let apt = |verb: &str| {
         let mut apt = Cmd::new(&format!("apt-{verb}"), 600, "apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", verb]);
         apt
     };
     apt("update").run()?;
-    apt("install").args(["--no-install-recommends", package]).run()
+    apt("install").arg("--no-install-recommends").args(packages).run()
 }
 
 /// The host's own mirrors of Debian, then the public one.

@@ -103,6 +103,17 @@ fn nydusd() -> Result<()> {
     ui::step("build nydusd", || cargo.run())
 }
 
+/// Go with containerd's sources: some hundred packages, which only work where they belong.
+pub(crate) fn go() -> Result<()> {
+    const SUITE: &str =
+        "/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite";
+    if Path::new(SUITE).exists() && Path::new("/usr/bin/go").exists() {
+        return Ok(());
+    }
+    let packages = ["golang-go", "golang-github-containerd-containerd-dev"];
+    ui::step("install golang-go and containerd's sources", || apt::install(&packages))
+}
+
 /// The library path that unpacked programs need.
 pub(crate) fn library_path() -> PathBuf {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);

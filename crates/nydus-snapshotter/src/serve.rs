@@ -37,6 +37,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// Whatever keeps it from serving, in one line.
 pub async fn run(mut config: Config) -> Result<()> {
     config.root = root(&config.root)?;
+    // Before anybody can know that we are here.
+    let told = signals()?;
     let listener = listen(&config.address, config.file.uid, config.file.gid)?;
     let snapshots = Arc::new(open(&config)?);
     let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
@@ -65,7 +67,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     // Without systemd there is nobody to be told.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     tracing::info!(address = %config.address.display(), root = %config.root.display(), "serving");
-    wait_for_signal().await?;
+    told.await;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
@@ -164,16 +166,17 @@ fn listen(address: &Path, uid: u32, gid: u32) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// The first signal asks, the second ends the process.
-async fn wait_for_signal() -> Result<()> {
+/// Waits for a signal that asks us to end. A second one ends the process.
+fn signals() -> Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tokio::spawn(async move {
+    Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        std::process::exit(1);
-    });
-    Ok(())
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            std::process::exit(1);
+        });
+    })
 }
 
 /// Containers go on without us, so their daemons stay; unless the configuration wants them gone.

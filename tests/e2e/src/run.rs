@@ -63,11 +63,19 @@ impl fmt::Display for Ran {
 /// # Panics
 /// It cannot be started, or its time is over; then it and its children are killed.
 pub fn run(command: &mut Command) -> Ran {
+    run_for(command, LIMIT)
+}
+
+/// The same with a limit of its own, in seconds.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_for(command: &mut Command, limit: i64) -> Ran {
     let outputs = [output(), output()];
     let [stdout, stderr] = [0, 1].map(|i: usize| outputs[i].try_clone().expect("a descriptor"));
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let in_time = wait(&child);
+    let in_time = wait(&child, limit);
     if !in_time {
         let group = Pid::from_child(&child);
         kill_process_group(group, Signal::KILL).expect("a process group to kill");
@@ -77,7 +85,7 @@ pub fn run(command: &mut Command) -> Ran {
     let directory = command.get_current_dir().map(|path| path.display().to_string());
     let directory = directory.unwrap_or_else(here);
     let ran = Ran { command: format!("{command:?}"), directory, status, stdout, stderr };
-    assert!(in_time, "killed after {LIMIT} s\n{ran}");
+    assert!(in_time, "killed after {limit} s\n{ran}");
     ran
 }
 
@@ -97,8 +105,8 @@ fn here() -> String {
 }
 
 /// Whether `child` ends in time.
-fn wait(child: &Child) -> bool {
+fn wait(child: &Child, limit: i64) -> bool {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a pidfd");
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-    poll(&mut ended, Some(&Timespec { tv_sec: LIMIT, tv_nsec: 0 })).expect("poll") > 0
+    poll(&mut ended, Some(&Timespec { tv_sec: limit, tv_nsec: 0 })).expect("poll") > 0
 }

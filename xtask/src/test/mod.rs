@@ -45,7 +45,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// Builds and fetches all that the tiers need, outside their time limits.
 fn prepare(chosen: &[Tier]) -> Result<Vec<(&'static str, String)>> {
     let end_to_end = chosen.iter().any(|tier| tier.how == How::EndToEnd);
-    let missing = if end_to_end { tools::run()? } else { Vec::new() };
+    let mut missing = if end_to_end { tools::run()? } else { Vec::new() };
+    if chosen.iter().any(|tier| tier.name == "conformance") {
+        missing.extend(tools::go().err().map(|error| ("golang", format!("{error:#}"))));
+    }
     if end_to_end {
         dist::run()?;
     }

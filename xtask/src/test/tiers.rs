@@ -54,6 +54,10 @@ const TABLE: &[Row] = &[
     ("layers", "1 to 501 layers, nasty paths", When::Always, How::EndToEnd, 600),
     ("stack", "through the real mount.fuse3", When::Always, How::EndToEnd, 300),
     ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
+    ("conformance", "containerd's own suite, in Go", When::Always, How::EndToEnd, 600),
+    ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),
+    ("images", "images and what can go wrong", When::Always, How::EndToEnd, 600),
+    ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
     ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
 ];
 const END_TO_END: Row = ("", "end to end", When::Always, How::EndToEnd, 600);

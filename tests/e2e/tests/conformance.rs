@@ -1,0 +1,153 @@
+//! containerd's own suite for snapshotters, written in Go: against our program directly, and
+//! through the proxy plugin of each containerd. The Go snapshotter beside it, for docs.
+
+use nydus_e2e::run::{Ran, run, run_for};
+use nydus_e2e::{not_run, programs, stage};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Where Debian's packages put Go's sources.
+const SOURCES: &str = "/usr/share/gocode";
+/// The suite has no case for it on overlayfs.
+const SKIPPED: [&str; 1] = ["Rename"];
+const CASES: usize = 20;
+/// Seconds for the whole suite; compiling it takes most of a minute.
+const LIMIT: i64 = 240;
+
+/// The suite as a program; `None` if it cannot be compiled here.
+fn suite() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(build).as_deref()
+}
+
+fn build() -> Option<PathBuf> {
+    let there = Path::new(SOURCES).join("src/github.com/containerd/containerd/snapshots/testsuite");
+    let go = Command::new("go").arg("version").output();
+    if go.is_err() || !there.exists() {
+        not_run!("no golang-go, or no golang-github-containerd-containerd-dev");
+        return None;
+    }
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance");
+    let program = directory.join("suite");
+    fs::create_dir_all(&directory).expect("a directory");
+    let mut go = Command::new("go");
+    go.args(["test", "-c", "-o"]).arg(&program).arg(".").env("GO111MODULE", "off");
+    go.env("GOPATH", format!("{}:{SOURCES}", directory.join("go").display()));
+    go.env("GOCACHE", directory.join("cache")).env("GOFLAGS", "");
+    go.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance"));
+    let ran = run_for(&mut go, LIMIT);
+    assert!(ran.ok(), "{ran}");
+    Some(program)
+}
+
+/// What each case came to: `PASS`, `FAIL` or `SKIP`.
+fn outcomes(ran: &Ran) -> BTreeMap<String, String> {
+    let output = String::from_utf8_lossy(&ran.stdout);
+    let of = |line: &str| {
+        let (outcome, rest) = line.trim().strip_prefix("--- ")?.split_once(": TestSuite/")?;
+        Some((rest.split(' ').next()?.to_owned(), outcome.to_owned()))
+    };
+    output.lines().filter_map(of).collect()
+}
+
+fn ask(suite: &Path, program: &Path, arguments: &str, containerd: Option<&Path>) -> Ran {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(suite);
+    command.args(["-test.v", "-test.root"]).current_dir(scratch.path());
+    command.env("SNAPSHOTTER", program).env("ARGUMENTS", arguments).env("TMPDIR", scratch.path());
+    match containerd {
+        Some(containerd) => command.env("CONTAINERD", containerd),
+        None => command.env_remove("CONTAINERD"),
+    };
+    run_for(&mut command, LIMIT)
+}
+
+fn passes(containerd: Option<&str>) {
+    if !rustix::process::geteuid().is_root() || stage::private_namespace().is_err() {
+        return not_run!("the suite needs root");
+    }
+    let Some(suite) = suite() else { return };
+    let containerd = match containerd {
+        None => None,
+        Some(folder) => match programs::tool(&format!("{folder}/usr/bin/containerd")) {
+            Some(program) => Some(program),
+            None => return not_run!("{folder} is missing"),
+        },
+    };
+    let program = programs::ours("containerd-nydus-grpc");
+    let ran = ask(suite, &program, "", containerd.as_deref());
+    let outcomes = outcomes(&ran);
+    let those = |wanted: &str| {
+        let those = outcomes.iter().filter(move |(_, outcome)| *outcome == wanted);
+        those.map(|(case, _)| case.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(those("FAIL"), Vec::<&str>::new(), "{ran}");
+    assert_eq!((those("SKIP"), those("PASS").len()), (SKIPPED.to_vec(), CASES), "{ran}");
+}
+
+#[test]
+fn directly() {
+    passes(None);
+}
+
+#[test]
+fn through_containerd_1_6() {
+    passes(Some("containerd-1.6"));
+}
+
+#[test]
+fn through_containerd_1_7() {
+    passes(Some("containerd-1.7"));
+}
+
+#[test]
+fn through_containerd_2_1() {
+    passes(Some("containerd-2.1"));
+}
+
+/// Prints the table of docs/conformance.md. The Go snapshotter's numbers are its own affair, so
+/// nothing is asserted of them but that it was asked.
+#[test]
+fn the_go_snapshotter_for_comparison() {
+    let Some(go) = programs::tool("nydus-snapshotter/usr/bin/containerd-nydus-grpc") else {
+        return not_run!("no Go peer");
+    };
+    if stage::private_namespace().is_err() {
+        return not_run!("the suite needs root");
+    }
+    let (Some(suite), Some(nydusd)) = (suite(), programs::tool("nydusd/bin/nydusd")) else {
+        return not_run!("no suite, or no nydusd");
+    };
+    let scratch = tempfile::tempdir().expect("a directory");
+    let template = scratch.path().join("nydusd.json");
+    fs::write(&template, TEMPLATE).expect("a template");
+    let arguments = format!(
+        "--nydusd {} --nydusd-config {} --daemon-mode none --log-to-stdout",
+        nydusd.display(),
+        template.display()
+    );
+    let theirs = outcomes(&ask(suite, &go, &arguments, None));
+    let ours = outcomes(&ask(suite, &programs::ours("containerd-nydus-grpc"), "", None));
+    assert_eq!(theirs.len(), CASES + SKIPPED.len());
+    println!("| case | ours | Go 0.13.4 |\n|---|---|---|");
+    for (case, outcome) in &ours {
+        println!("| {case} | {} | {} |", outcome.to_lowercase(), theirs[case].to_lowercase());
+    }
+}
+
+const TEMPLATE: &str = r#"{"device":{"backend":{"type":"localfs","config":{"dir":"/"}},
+"cache":{"type":"blobcache","config":{"work_dir":"/nowhere"}}},"mode":"direct"}"#;
+
+/// Whether Go's formatter would change the suite.
+#[test]
+fn the_suite_is_formatted() {
+    if suite().is_none() {
+        return;
+    }
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance");
+    let ran = run(Command::new("gofmt").arg("-l").arg(source));
+    assert!(ran.ok() && ran.stdout.is_empty(), "{ran}");
+}
