@@ -1,27 +1,28 @@
 //! The command line of the Go snapshotter, and two commands of our own.
 
 use crate::config::file::File;
-use clap::{ArgAction, Args, Parser, Subcommand};
-use std::ffi::OsString;
+use clap::{Args, Parser, Subcommand};
+use std::convert::Infallible;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// containerd snapshotter for Nydus images
 #[derive(Debug, Parser)]
-#[command(name = "containerd-nydus-grpc", version = VERSION, disable_version_flag = true)]
+#[command(name = "containerd-nydus-grpc", args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub flags: Flags,
-    #[arg(long, short = 'v', action = ArgAction::Version, help = "Print the version")]
-    #[allow(missing_docs)]
-    pub version: (),
+    /// Print the version
+    #[arg(long, short = 'v')]
+    pub version: bool,
     /// What to do; serve if nothing is said.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
 const VERSION: &str = concat!(
-    "\nVersion:     ",
+    "Version:     ",
     env!("CARGO_PKG_VERSION"),
     "\nRevision:    ",
     env!("NYDUS_REVISION"),
@@ -56,28 +57,29 @@ pub enum ConfigCommand {
 #[allow(missing_docs, reason = "clap shows these as help")]
 pub struct Flags {
     /// Configuration file (TOML)
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_parser = path)]
     pub config: Option<PathBuf>,
     /// Directory in which everything is kept
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_parser = path)]
     pub root: Option<PathBuf>,
     /// Socket of the service
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, value_name = "SOCKET", value_parser = path)]
     pub address: Option<PathBuf>,
     /// nydus-image; not used
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = path)]
     pub nydus_image: Option<PathBuf>,
     /// nydusd
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", value_parser = path)]
     pub nydusd: Option<PathBuf>,
     /// Template of nydusd's configuration (JSON)
-    #[arg(long, alias = "config-path", value_name = "FILE")]
+    #[arg(long, alias = "config-path", value_name = "FILE", value_parser = path)]
     pub nydusd_config: Option<PathBuf>,
     /// Program that the type of mounts names
     #[arg(long, value_name = "PROGRAM")]
     pub nydus_overlayfs_path: Option<String>,
     /// Answer with mounts for nydus-overlayfs, which carry the image for a guest
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", value_parser = truth)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub enable_nydus_overlayfs: Option<bool>,
     /// dedicated, shared or none
     #[arg(long, value_name = "MODE")]
@@ -89,17 +91,21 @@ pub struct Flags {
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Log to standard output
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", value_parser = truth)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_to_stdout: Option<bool>,
 }
 
 impl Flags {
-    /// Puts what is given over what the file says.
+    /// Puts what is given over what the file says; what is given empty is not given.
     pub fn override_file(&self, file: &mut File) {
-        fn set<T: Clone>(flag: &Option<T>, key: &mut T) {
-            if let Some(value) = flag {
+        fn set<T: Clone + AsRef<OsStr>>(flag: &Option<T>, key: &mut T) {
+            if let Some(value) = flag.as_ref().filter(|value| !value.as_ref().is_empty()) {
                 key.clone_from(value);
             }
+        }
+        fn switch(flag: Option<bool>, key: &mut bool) {
+            *key = flag.unwrap_or(*key);
         }
         set(&self.root, &mut file.root);
         set(&self.address, &mut file.address);
@@ -107,17 +113,36 @@ impl Flags {
         set(&self.nydusd, &mut file.daemon.nydusd_path);
         set(&self.nydusd_config, &mut file.daemon.nydusd_config);
         set(&self.nydus_overlayfs_path, &mut file.snapshot.nydus_overlayfs_path);
-        set(&self.enable_nydus_overlayfs, &mut file.snapshot.enable_nydus_overlayfs);
+        switch(self.enable_nydus_overlayfs, &mut file.snapshot.enable_nydus_overlayfs);
         set(&self.daemon_mode, &mut file.daemon_mode);
         set(&self.fs_driver, &mut file.daemon.fs_driver);
         set(&self.log_level, &mut file.log.level);
-        set(&self.log_to_stdout, &mut file.log.log_to_stdout);
+        switch(self.log_to_stdout, &mut file.log.log_to_stdout);
     }
 }
 
 /// Reads the command line; ends the process after `--help`, `--version` or a mistake.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
-    Cli::parse_from(args.map(two_dashes))
+    let cli = Cli::parse_from(args.map(two_dashes));
+    if cli.version {
+        println!("{VERSION}");
+        std::process::exit(0);
+    }
+    cli
+}
+
+/// A path that can be written to a file of TOML: UTF-8.
+fn path(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(text.into())
+}
+
+/// A boolean in any form that Go's `strconv.ParseBool` takes.
+fn truth(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        _ => Err("expected true or false"),
+    }
 }
 
 /// Go takes long flags with one dash, too.
@@ -133,6 +158,7 @@ fn two_dashes(arg: OsString) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
 
     fn parsed(line: &str) -> Result<Cli, clap::Error> {
         let words = line.split(' ').filter(|word| !word.is_empty());
@@ -150,6 +176,15 @@ mod tests {
             ("--nydusd-config /c", |f| f.daemon.nydusd_config.as_os_str() == "/c"),
             ("--enable-nydus-overlayfs", |f| f.snapshot.enable_nydus_overlayfs),
             ("--enable-nydus-overlayfs=false", |f| !f.snapshot.enable_nydus_overlayfs),
+            ("-log-to-stdout=0 -root /r", |f| !f.log.log_to_stdout && f.root.as_os_str() == "/r"),
+            ("-enable-nydus-overlayfs=T", |f| f.snapshot.enable_nydus_overlayfs),
+            ("--root /a --root=/b", |f| f.root.as_os_str() == "/b"),
+            ("--root= --nydusd= --log-level=", |f| *f == File::default()),
+            ("--nydus-image i --nydusd n", |f| {
+                f.daemon.nydusimage_path.as_os_str() == "i"
+                    && f.daemon.nydusd_path.as_os_str() == "n"
+            }),
+            ("--nydus-overlayfs-path=/o", |f| f.snapshot.nydus_overlayfs_path == "/o"),
             ("--log-to-stdout=false", |f| !f.log.log_to_stdout),
             ("--daemon-mode shared --fs-driver proxy", |f| f.daemon_mode == "shared"),
             ("--log-level debug config check", |f| f.log.level == "debug"),
@@ -163,6 +198,18 @@ mod tests {
         let status = parsed("status --json --address /a").unwrap();
         assert_eq!(status.command, Some(Command::Status { json: true }));
         assert_eq!(status.flags.address, Some("/a".into()));
-        assert!(parsed("--no-such-flag").is_err() && parsed("serve").is_err());
+        for line in ["--no-such-flag", "serve", "--log-to-stdout=yes", "--root"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+        let not_utf8 = OsString::from_vec(b"--root=/\xff".to_vec());
+        assert!(Cli::try_parse_from([OsString::from("x"), not_utf8]).is_err());
+    }
+
+    #[test]
+    fn version() {
+        assert!(parsed("-version").unwrap().version);
+        let names = VERSION.lines().map(|line| line.split(':').next().unwrap_or_default());
+        let expected = ["Version", "Revision", "Go version", "Build time"];
+        assert_eq!(names.collect::<Vec<_>>(), expected);
     }
 }

@@ -11,20 +11,22 @@ pub enum Memory {
     Percent(f64),
 }
 
-const UNITS: [(&str, u64); 9] = [
+const UNITS: [(&str, u64); 11] = [
     ("", 1),
     ("k", 1000),
     ("m", 1000 * 1000),
     ("g", 1000 * 1000 * 1000),
     ("t", 1000 * 1000 * 1000 * 1000),
+    ("p", 1000 * 1000 * 1000 * 1000 * 1000),
     ("ki", 1 << 10),
     ("mi", 1 << 20),
     ("gi", 1 << 30),
     ("ti", 1 << 40),
+    ("pi", 1 << 50),
 ];
 
 impl Memory {
-    /// Reads `""`, bytes, `200MiB`, `200Mi`, `200MB`, `10%`; `None` for anything else.
+    /// Reads `""`, bytes, `200MiB`, `200Mi`, `200MB`, `1.5Gi`, `10%`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         if text.is_empty() {
@@ -34,12 +36,14 @@ impl Memory {
             let share: f64 = share.trim().parse().ok()?;
             return (share > 0.0 && share <= 100.0).then_some(Self::Percent(share));
         }
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
+        let number = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(number);
         let unit = unit.trim().to_ascii_lowercase();
         let unit = unit.strip_suffix('b').unwrap_or(&unit);
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        number.parse::<u64>().ok()?.checked_mul(*factor).filter(|bytes| *bytes > 0).map(Self::Bytes)
+        let bytes = number.parse::<f64>().ok()? * *factor as f64;
+        // The kernel counts in an i64; a float is exact for every whole size below 8 PiB.
+        (1.0..i64::MAX as f64).contains(&bytes).then_some(Self::Bytes(bytes as u64))
     }
 
     /// Bytes on a machine with `total` bytes of memory; `None` for no limit.
@@ -70,7 +74,14 @@ mod tests {
             ("-1", None),
             ("101%", None),
             ("MiB", None),
-            ("1.5G", None),
+            ("1.5Gi", Some(Memory::Bytes(3 << 29))),
+            ("1B", Some(Memory::Bytes(1))),
+            ("0.5", None),
+            ("1.2.3G", None),
+            (".", None),
+            ("b", None),
+            ("nan%", None),
+            ("inf", None),
             ("99999999999T", None),
         ];
         for (text, expected) in table {

@@ -5,6 +5,7 @@
 
 pub mod file;
 mod memory;
+mod unbuilt;
 
 use crate::cli::Flags;
 use crate::resolve::Driver;
@@ -12,6 +13,9 @@ use file::File;
 pub use memory::Memory;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Longest root, bytes: `sun_path` has 108 for `ROOT/socket/<20 characters>/apiN.sock`.
+pub const MAX_ROOT: usize = 70;
 
 /// How many daemons there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,14 +94,15 @@ pub enum Error {
     NotBuilt(String, &'static str),
 }
 
-/// Reads the file that the flags name, and lets the flags override it.
+/// Reads the file that the flags name, and lets the flags override it. No other file is looked
+/// for, as in the Go snapshotter.
 ///
 /// # Errors
 /// What cannot run.
 pub fn load(flags: &Flags) -> Result<Config, Error> {
     let (mut file, unknown) = match &flags.config {
-        Some(path) => read(path)?,
-        None => (File::default(), Vec::new()),
+        Some(path) if !path.as_os_str().is_empty() => read(path)?,
+        _ => (File::default(), Vec::new()),
     };
     flags.override_file(&mut file);
     check(file, unknown)
@@ -122,30 +127,18 @@ fn parse(text: &str) -> Result<(File, Vec<String>), String> {
 }
 
 fn check(mut file: File, unknown: Vec<String>) -> Result<Config, Error> {
-    refuse_unbuilt(&file)?;
+    unbuilt::refuse(&file)?;
+    bounds(&file)?;
     let mut warnings: Vec<_> = unknown.iter().map(|key| format!("{key} is not known")).collect();
-    warnings.extend(without_effect(&file));
-    if file.version != 1 {
-        return Err(value("version", file.version, "1"));
-    }
-    if !file.root.is_absolute() {
-        return Err(value("root", file.root.display(), "an absolute path"));
-    }
+    warnings.extend(unbuilt::without_effect(&file));
     for (path, name) in [(&mut file.log.dir, "logs"), (&mut file.cache_manager.cache_dir, "cache")]
     {
         if path.as_os_str().is_empty() {
             *path = file.root.join(name);
         }
     }
-    if file.daemon.threads_number > 1024 {
-        return Err(value("daemon.threads_number", file.daemon.threads_number, "at most 1024"));
-    }
-    if !["trace", "debug", "info", "warn", "error"].contains(&&*file.log.level) {
-        let expected = "trace, debug, info, warn or error";
-        return Err(value("log.level", &file.log.level, expected));
-    }
+    file.log.level = level(&file.log.level)?.to_owned();
     let (mode, driver) = mode_and_driver(&file)?;
-    let interval = humantime::parse_duration(&file.metrics.collect_interval);
     Ok(Config {
         root: file.root.clone(),
         address: file.address.clone(),
@@ -155,14 +148,38 @@ fn check(mut file: File, unknown: Vec<String>) -> Result<Config, Error> {
         cgroup: cgroup(&file.cgroup)?,
         logs: file.log.dir.clone(),
         cache: file.cache_manager.cache_dir.clone(),
-        metrics: Some(file.metrics.address.clone()).filter(|address| !address.is_empty()),
-        collect_interval: interval.map_err(|_| {
-            value("metrics.collect_interval", &file.metrics.collect_interval, "a time such as 1m")
-        })?,
+        metrics: Some(listening(&file.metrics.address)).filter(|address| !address.is_empty()),
+        collect_interval: interval(&file.metrics.collect_interval)?,
         slice_type: slice_type(&file.snapshot.nydus_overlayfs_path)?,
         file,
         warnings,
     })
+}
+
+/// Values that need nothing but a look.
+fn bounds(file: &File) -> Result<(), Error> {
+    let (daemon, root) = (&file.daemon, file.root.display());
+    let nydusd_missing = daemon.nydusd_path.as_os_str().is_empty() && file.daemon_mode != "none";
+    let policies = ["none", "resend", "flush"];
+    let table = [
+        (file.version != 1, value("version", file.version, "1")),
+        (!file.root.is_absolute(), value("root", root, "an absolute path")),
+        (
+            file.root.as_os_str().len() > MAX_ROOT,
+            value("root", file.root.display(), "at most 70 bytes, as sockets have names below it"),
+        ),
+        (!file.address.is_absolute(), value("address", file.address.display(), "an absolute path")),
+        (nydusd_missing, value("daemon.nydusd_path", "", "a program's name or path")),
+        (
+            daemon.threads_number > 1024,
+            value("daemon.threads_number", daemon.threads_number, "at most 1024"),
+        ),
+        (
+            !policies.contains(&&*daemon.failover_policy),
+            value("daemon.failover_policy", &daemon.failover_policy, "none, resend or flush"),
+        ),
+    ];
+    table.into_iter().find(|(wrong, _)| *wrong).map_or(Ok(()), |(_, error)| Err(error))
 }
 
 fn value(key: &'static str, found: impl ToString, expected: &'static str) -> Error {
@@ -210,6 +227,34 @@ fn cgroup(section: &file::Cgroup) -> Result<Option<Memory>, Error> {
     Ok(section.enable.then_some(limit))
 }
 
+/// A level by any name that the Go snapshotter takes.
+fn level(name: &str) -> Result<&'static str, Error> {
+    match name.to_ascii_lowercase().as_str() {
+        "trace" => Ok("trace"),
+        "debug" => Ok("debug"),
+        "info" => Ok("info"),
+        "warn" | "warning" => Ok("warn"),
+        "error" | "fatal" | "panic" => Ok("error"),
+        _ => Err(value("log.level", name, "trace, debug, info, warn or error")),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, Error> {
+    // Shorter ones would do nothing but look.
+    let interval = humantime::parse_duration(text).ok().filter(|time| time.as_secs() > 0);
+    interval
+        .ok_or_else(|| value("metrics.collect_interval", text, "a time such as 1m, at least 1s"))
+}
+
+/// Go takes `:9110` for all addresses of the host.
+fn listening(address: &str) -> String {
+    match address.strip_prefix(':') {
+        Some(_) if Path::new("/proc/net/if_inet6").exists() => format!("[::]{address}"),
+        Some(_) => format!("0.0.0.0{address}"),
+        None => address.to_owned(),
+    }
+}
+
 /// `fuse.` and the program; a type with a kind of its own (`fuse3.`) is taken as it is.
 fn slice_type(path: &str) -> Result<String, Error> {
     let typed = path.starts_with("fuse.") || path.starts_with("fuse3.");
@@ -218,66 +263,6 @@ fn slice_type(path: &str) -> Result<String, Error> {
         return Err(value(key, path, "a program's name or path without blanks"));
     }
     Ok(if typed { path.to_owned() } else { format!("fuse.{path}") })
-}
-
-/// What would run otherwise than the operator wants is not started at all.
-fn refuse_unbuilt(file: &File) -> Result<(), Error> {
-    let keys = "credentials are taken from labels and Docker's configuration";
-    let auth = &file.remote.auth;
-    let table = [
-        (auth.enable_cri_keychain, "remote.auth.enable_cri_keychain", keys),
-        (auth.enable_kubeconfig_keychain, "remote.auth.enable_kubeconfig_keychain", keys),
-        (
-            auth.enable_kubelet_credential_providers,
-            "remote.auth.enable_kubelet_credential_providers",
-            keys,
-        ),
-        (file.remote.convert_vpc_registry, "remote.convert_vpc_registry", "expected false"),
-        (file.image.validate_signature, "image.validate_signature", "expected false"),
-        (
-            std::fs::read_dir(&file.remote.mirrors_config.dir)
-                .is_ok_and(|mut entries| entries.next().is_some()),
-            "remote.mirrors_config.dir",
-            "expected an empty directory or none; name mirrors in nydusd's configuration",
-        ),
-    ];
-    if let Some((_, key, instead)) = table.into_iter().find(|(set, ..)| *set) {
-        return Err(Error::NotBuilt(key.to_owned(), instead));
-    }
-    match switched_on(&file.experimental, "experimental") {
-        Some(key) => Err(Error::NotBuilt(key, "expected false")),
-        None => Ok(()),
-    }
-}
-
-/// The first key that is `true`.
-fn switched_on(table: &toml::Table, path: &str) -> Option<String> {
-    table.iter().find_map(|(name, value)| match value {
-        toml::Value::Boolean(true) => Some(format!("{path}.{name}")),
-        toml::Value::Table(inner) => switched_on(inner, &format!("{path}.{name}")),
-        _ => None,
-    })
-}
-
-/// Harmless keys that are not built, where they are set to something.
-fn without_effect(file: &File) -> impl Iterator<Item = String> + use<> {
-    let usual = File::default();
-    let table = [
-        ("system", file.system != usual.system),
-        ("daemon.nydusimage_path", file.daemon.nydusimage_path != usual.daemon.nydusimage_path),
-        ("log.log_rotation_max_age", file.log.log_rotation_max_age != 0),
-        ("log.log_rotation_local_time", !file.log.log_rotation_local_time),
-        (
-            "metrics.hung_io_interval",
-            file.metrics.hung_io_interval != usual.metrics.hung_io_interval,
-        ),
-        ("cache_manager.disable", file.cache_manager.disable),
-        ("cache_manager.gc_period", file.cache_manager.gc_period != usual.cache_manager.gc_period),
-        ("image.public_key_file", !file.image.public_key_file.is_empty()),
-        ("remote.auth", file.remote.auth != usual.remote.auth),
-        ("experimental", !file.experimental.is_empty()),
-    ];
-    table.into_iter().filter(|(_, set)| *set).map(|(key, _)| format!("{key} has no effect"))
 }
 
 impl Config {
@@ -290,6 +275,10 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
+
+    const LONG_ROOT: &str =
+        "root = '/0123456789012345678901234567890123456789012345678901234567890123456789'";
 
     fn checked(text: &str) -> Result<Config, Error> {
         let (file, unknown) = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -315,7 +304,15 @@ mod tests {
             ("[snapshot]\nnydus_overlayfs_path = '/opt/n-1'", |c| c.slice_type == "fuse./opt/n-1"),
             ("[snapshot]\nnydus_overlayfs_path = 'fuse3.n'", |c| c.slice_type == "fuse3.n"),
             ("[metrics]\ncollect_interval = '1h30m'", |c| c.collect_interval.as_secs() == 5400),
-            ("[metrics]\naddress = ':9110'", |c| c.metrics.as_deref() == Some(":9110")),
+            ("[metrics]\naddress = 'h:1'", |c| c.metrics.as_deref() == Some("h:1")),
+            ("[metrics]\naddress = ':9110'", |c| {
+                c.metrics.as_ref().is_some_and(|address| address.parse::<SocketAddr>().is_ok())
+            }),
+            ("[metrics]\naddress = ''", |c| c.metrics.is_none()),
+            ("[log]\nlevel = 'WARNING'", |c| c.file.log.level == "warn"),
+            ("[log]\nlevel = 'fatal'", |c| c.file.log.level == "error"),
+            ("daemon_mode = 'none'\n[daemon]\nnydusd_path = ''", |c| c.mode == DaemonMode::None),
+            ("[daemon]\nfailover_policy = 'flush'", |c| c.file.daemon.failover_policy == "flush"),
             (
                 "daemon_mode = 'none'\n[daemon]\nfs_driver = 'proxy'\n[snapshot]\nenable_kata_volume = true",
                 |c| c.driver == Driver::Proxy,
@@ -323,8 +320,26 @@ mod tests {
             ("new = 1\n[daemon]\nother = 2", |c| {
                 c.warnings == ["daemon.other is not known", "new is not known"]
             }),
-            ("[system]\nenable = false", |c| c.warnings == ["system has no effect"]),
-            ("[experimental]\nenable_stargz = false", |c| c.warnings.len() == 1),
+            ("[system]\nenable = false", |c| c.warnings == ["system.enable has no effect"]),
+            ("[system.debug]\npprof_address = ''", |c| c.warnings.is_empty()),
+            ("[system.debug]\npprof_address = ':1'", |c| {
+                c.warnings == ["system.debug.pprof_address has no effect"]
+            }),
+            ("[experimental]\nenable_stargz = false", |c| c.warnings.is_empty()),
+            ("[experimental.tarfs]\nexport_mode = 'x'\nmax_concurrent_proc = 0", |c| {
+                c.warnings == ["experimental.tarfs.export_mode has no effect"]
+            }),
+            ("[remote.auth]\nkubeconfig_path = 'k'", |c| {
+                c.warnings == ["remote.auth.kubeconfig_path has no effect"]
+            }),
+            ("[remote.mirrors_config]\ndir = '/nowhere'", |c| {
+                c.warnings == ["remote.mirrors_config.dir has no effect"]
+            }),
+            ("[daemon]\nnydusimage_path = 'i'\n[cache_manager]\ngc_period = '1h'", |c| {
+                c.warnings
+                    == ["cache_manager.gc_period", "daemon.nydusimage_path"]
+                        .map(|key| format!("{key} has no effect"))
+            }),
         ];
         for (text, effect) in table {
             let config = checked(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -339,6 +354,9 @@ mod tests {
         let table = [
             ("version = 2", "version = \"2\": expected 1"),
             ("root = 'r'", "root = \"r\": expected an absolute path"),
+            ("root = ''", "root = \"\": expected an absolute path"),
+            (LONG_ROOT, "expected at most 70 bytes"),
+            ("address = 'a.sock'", "address = \"a.sock\": expected an absolute path"),
             ("daemon_mode = 'one'", "expected dedicated, shared or none"),
             (
                 "[daemon]\nfs_driver = 'fscache'",
@@ -353,9 +371,13 @@ mod tests {
             ),
             ("[daemon]\nrecover_policy = 'x'", "expected none, restart or failover"),
             ("[daemon]\nthreads_number = 1025", "expected at most 1024"),
+            ("[daemon]\nnydusd_path = ''", "daemon.nydusd_path = \"\": expected a program"),
+            ("[daemon]\nfailover_policy = 'x'", "expected none, resend or flush"),
             ("[cgroup]\nmemory_limit = '10 apples'", "such as 200MiB"),
             ("[log]\nlevel = 'loud'", "log.level = \"loud\""),
             ("[metrics]\ncollect_interval = 'soon'", "a time such as 1m"),
+            ("[metrics]\ncollect_interval = '0'", "at least 1s"),
+            ("[metrics]\ncollect_interval = '999ms'", "at least 1s"),
             ("[remote.auth]\nenable_cri_keychain = true", "enable_cri_keychain is not built"),
             ("[remote.mirrors_config]\ndir = '/usr'", "mirrors_config.dir is not built"),
             ("[image]\nvalidate_signature = true", "validate_signature is not built"),

@@ -1,0 +1,100 @@
+//! Keys that are not built: refused where they would change what runs, else named in a warning.
+
+use super::Error;
+use super::file::File;
+use std::collections::BTreeMap;
+use std::fs;
+use toml::{Table, Value};
+
+/// Keys and sections without effect.
+const IGNORED: [&str; 11] = [
+    "cache_manager.disable",
+    "cache_manager.gc_period",
+    "daemon.nydusimage_path",
+    "experimental",
+    "image.public_key_file",
+    "log.log_rotation_local_time",
+    "log.log_rotation_max_age",
+    "metrics.hung_io_interval",
+    "remote.auth",
+    "remote.mirrors_config",
+    "system",
+];
+
+/// What would run otherwise than the operator wants is not started at all.
+pub(super) fn refuse(file: &File) -> Result<(), Error> {
+    let keys = "credentials are taken from labels and Docker's configuration";
+    let auth = &file.remote.auth;
+    let table = [
+        (auth.enable_cri_keychain, "remote.auth.enable_cri_keychain", keys),
+        (auth.enable_kubeconfig_keychain, "remote.auth.enable_kubeconfig_keychain", keys),
+        (
+            auth.enable_kubelet_credential_providers,
+            "remote.auth.enable_kubelet_credential_providers",
+            keys,
+        ),
+        (file.remote.convert_vpc_registry, "remote.convert_vpc_registry", "expected false"),
+        (file.image.validate_signature, "image.validate_signature", "expected false"),
+        (
+            fs::read_dir(&file.remote.mirrors_config.dir)
+                .is_ok_and(|mut entries| entries.next().is_some()),
+            "remote.mirrors_config.dir",
+            "expected an empty directory or none; name mirrors in nydusd's configuration",
+        ),
+    ];
+    if let Some((_, key, instead)) = table.into_iter().find(|(set, ..)| *set) {
+        return Err(Error::NotBuilt(key.to_owned(), instead));
+    }
+    let switched_on = |(key, value): &(String, Value)| {
+        key.starts_with("experimental.") && *value == Value::Boolean(true)
+    };
+    match values(file).into_iter().find(switched_on) {
+        Some((key, _)) => Err(Error::NotBuilt(key, "expected false")),
+        None => Ok(()),
+    }
+}
+
+/// Warnings of harmless keys that are set to something.
+pub(super) fn without_effect(file: &File) -> Vec<String> {
+    let usual = values(&File::default());
+    values(file)
+        .into_iter()
+        .filter(|(key, value)| is_ignored(key) && differs(value, usual.get(key)))
+        .map(|(key, _)| format!("{key} has no effect"))
+        .collect()
+}
+
+fn is_ignored(key: &str) -> bool {
+    let below = |name| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    IGNORED.into_iter().any(|name| key == name || below(name))
+}
+
+fn differs(value: &Value, usual: Option<&Value>) -> bool {
+    match (usual, value) {
+        (Some(usual), value) => value != usual,
+        (None, Value::Boolean(value)) => *value,
+        (None, Value::Integer(value)) => *value != 0,
+        (None, Value::String(value)) => !value.is_empty(),
+        (None, _) => true,
+    }
+}
+
+/// All values, by their keys with the sections.
+fn values(file: &File) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for (key, value) in Table::try_from(file).unwrap_or_default() {
+        flatten(key, value, &mut all);
+    }
+    all
+}
+
+fn flatten(key: String, value: Value, all: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Table(table) => {
+            table.into_iter().for_each(|(name, value)| flatten(format!("{key}.{name}"), value, all))
+        }
+        value => {
+            all.insert(key, value);
+        }
+    }
+}
