@@ -8,7 +8,7 @@ use crate::bootstrap;
 use crate::config::DaemonMode;
 use crate::probe;
 use nydus_mount_slice::Secret;
-use nydusd_client::{Binary, Daemon, Mount, Spec, clear_stale};
+use nydusd_client::{Binary, Daemon, Mode, Mount, Spec, clear_stale};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,7 +95,7 @@ impl Images {
         let lower = self.layout.shared_mount().join(image.id.to_string());
         let spec = live.daemon.spec();
         self.remember(&live.id, spec, Some((image.id, &lower))).await?;
-        let config_file = self.layout.instance_config(SHARED, image.id);
+        let config_file = self.layout.instance_config(&live.id, image.id);
         let mounted = async {
             files::bring_blob_meta(&self.settings, bootstrap)?;
             files::write_secret(&config_file, config)?;
@@ -183,7 +183,7 @@ impl Images {
         instance: Option<(u64, &Path)>,
     ) -> Result<(), Error> {
         let mountpoint = spec.mountpoint().unwrap_or(Path::new("")).to_owned();
-        let (id, shared) = (id.to_owned(), id == SHARED);
+        let (id, shared) = (id.to_owned(), matches!(spec.mode, Mode::Shared { .. }));
         let record = DaemonRecord { socket: spec.apisock.clone(), mountpoint, shared };
         let instance = instance.map(|(image, lower)| {
             (image.to_string(), InstanceRecord { daemon: id.clone(), lower: lower.to_owned() })

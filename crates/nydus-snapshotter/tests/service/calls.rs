@@ -2,8 +2,8 @@
 
 use crate::server::{Client, Server};
 use containerd_proto::snapshots::{
-    CleanupRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
-    RemoveSnapshotRequest, StatSnapshotRequest, UsageRequest,
+    CleanupRequest, CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest,
+    PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest, UsageRequest,
 };
 use std::collections::HashMap;
 use tonic::Code;
@@ -101,7 +101,7 @@ async fn errors_say_what_is_missing() {
     let bootstrap = "containerd.io/snapshot/nydus-bootstrap";
     let meta = [(REF, "meta"), (bootstrap, "true")];
     assert_eq!(prepare(&mut client, "1/m", "", &meta).await, Code::Ok);
-    let commit = containerd_proto::snapshots::CommitSnapshotRequest {
+    let commit = CommitSnapshotRequest {
         name: "m".to_owned(),
         key: "1/m".to_owned(),
         labels: HashMap::from([(bootstrap.to_owned(), "true".to_owned())]),
@@ -118,4 +118,122 @@ async fn errors_say_what_is_missing() {
     let request = StatSnapshotRequest { key: "c".to_owned(), ..Default::default() };
     assert_eq!(client.stat(request).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(prepare(&mut client, "c", "", &[]).await, Code::Ok);
+}
+
+/// What the program answers, its mounts in full.
+async fn mounts(client: &mut Client, key: &str, parent: &str) -> (String, String, Vec<String>) {
+    let (key, parent) = (key.to_owned(), parent.to_owned());
+    let request = PrepareSnapshotRequest { key, parent, ..Default::default() };
+    let mount = client.prepare(request).await.unwrap().into_inner().mounts.remove(0);
+    (mount.r#type, mount.source, mount.options)
+}
+
+/// Commits an image of one data layer and a bootstrap, as containerd pulls it: the bootstrap is
+/// unpacked into the directory of the second snapshot.
+async fn pull(server: &Server, client: &mut Client, bootstrap: &[u8]) {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let digest = ("containerd.io/snapshot/cri.layer-digest", digest.as_str());
+    let data = prepare(client, "1/d", "", &[(REF, "data"), (BLOB, "true"), digest]).await;
+    assert_eq!(data, Code::AlreadyExists);
+    let marks = [("containerd.io/snapshot/nydus-bootstrap", "true"), IMAGE];
+    let labels = [&[(REF, "meta")], marks.as_slice()].concat();
+    assert_eq!(prepare(client, "1/m", "data", &labels).await, Code::Ok);
+    let image = server.root().join("snapshots/2/fs/image");
+    std::fs::create_dir_all(&image).unwrap();
+    std::fs::write(image.join("image.boot"), bootstrap).unwrap();
+    let labels = marks.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let (name, key) = ("meta".to_owned(), "1/m".to_owned());
+    let commit = CommitSnapshotRequest { name, key, labels, ..Default::default() };
+    client.commit(commit).await.unwrap();
+}
+
+const IMAGE: (&str, &str) = ("containerd.io/snapshot/cri.image-ref", "127.0.0.1:1/t/img:1");
+
+/// Without any daemon everything comes from the disk and the labels; the slice is Kata's.
+#[tokio::test]
+async fn daemon_mode_none_only_describes_the_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let template = directory.path().join("nydusd.json");
+    std::fs::write(&template, TEMPLATE).unwrap();
+    let daemon = format!("[daemon]\nnydusd_config = {template:?}");
+    let mut server = Server::with(&["daemon_mode = 'none'", &daemon]);
+    let mut client = server.client();
+    let v5 = [0x5241_4653_u32.to_le_bytes(), 0x500_u32.to_le_bytes()].concat();
+    pull(&server, &mut client, &v5).await;
+    let (fs_type, source, options) = mounts(&mut client, "c", "meta").await;
+    assert_eq!((fs_type.as_str(), source.as_str()), ("fuse.nydus-overlayfs", "overlay"));
+    let at = |name: &str| server.root().join("snapshots").join(name).display().to_string();
+    let (work, upper, lower) = (at("3/work"), at("3/fs"), at("2/fs"));
+    let plain =
+        [format!("workdir={work}"), format!("upperdir={upper}"), format!("lowerdir={lower}")];
+    assert_eq!(options[..3], plain);
+    let slice = nydus_mount_slice::ExtraOption::from_options(&options).unwrap();
+    let carried = &slice.value;
+    assert_eq!(carried.source, at("2/fs/image/image.boot"));
+    assert_eq!(carried.snapshotdir, at("3"));
+    assert!(carried.config.expose().contains(r#""host":"127.0.0.1:1""#));
+    // Nothing of it is only in memory.
+    server.kill_and_start();
+    let request = MountsRequest { key: "c".to_owned(), ..Default::default() };
+    let again = server.client().mounts(request).await.unwrap().into_inner().mounts.remove(0);
+    assert_eq!(again.options, options);
+}
+
+const TEMPLATE: &str = r#"{"device": {"backend": {"type": "registry", "config": {"scheme":
+"http"}}, "cache": {"type": "blobcache", "config": {}}}, "mode": "direct"}"#;
+
+/// With the proxy driver every layer is skipped, and the guest is told what to pull.
+#[tokio::test]
+async fn proxy_driver_leaves_layers_to_the_guest() {
+    let server = Server::with(&[
+        "daemon_mode = 'none'",
+        "[daemon]\nfs_driver = 'proxy'",
+        "[snapshot]\nenable_kata_volume = true",
+    ]);
+    let mut client = server.client();
+    let digest = ("containerd.io/snapshot/cri.layer-digest", "sha256:aa");
+    let missing = prepare(&mut client, "1/a", "", &[(REF, "a")]).await;
+    assert_eq!(missing, Code::InvalidArgument);
+    let skipped = prepare(&mut client, "1/a", "", &[(REF, "a"), digest, IMAGE]).await;
+    assert_eq!(skipped, Code::AlreadyExists);
+    let (fs_type, _, options) = mounts(&mut client, "c", "a").await;
+    assert_eq!(fs_type, "fuse.nydus-overlayfs");
+    let volumes = nydus_mount_slice::KataVirtualVolume::from_options(&options);
+    let volume = &volumes[0].as_ref().unwrap().value;
+    assert_eq!(
+        (volume.volume_type.as_str(), volume.source.as_str()),
+        ("image_guest_pull", IMAGE.1)
+    );
+    let told: Vec<_> = volume.options.iter().map(|option| option.expose()).collect();
+    let mark = "containerd.io/snapshot/nydus-proxy-mode=true";
+    assert_eq!(told, ["containerd.io/snapshot/cri.layer-digest=sha256:aa", mark]);
+}
+
+/// systemd is told when we serve, and not before.
+#[tokio::test]
+async fn readiness_is_notified() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = tokio::net::UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    let notify = ("NOTIFY_SOCKET", directory.path().join("notify").display().to_string());
+    let server = Server::with_environment(&[], &[notify]);
+    let mut said = vec![0; 4096];
+    let limit = std::time::Duration::from_secs(20);
+    let length = tokio::time::timeout(limit, socket.recv(&mut said)).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&said[..length]).contains("READY=1"));
+    assert_eq!(names(&mut server.client(), "kind==active").await, Vec::<String>::new());
+}
+
+/// Labels hold registry passwords; slices hold credentials. The log has neither.
+#[tokio::test]
+async fn secrets_are_not_logged() {
+    let server = Server::with(&["[log]\nlevel = 'trace'"]);
+    let mut client = server.client();
+    let labels = [
+        ("containerd.io/snapshot/pullusername", "user"),
+        ("containerd.io/snapshot/pullsecret", "hunter2"),
+    ];
+    assert_eq!(prepare(&mut client, "key-in-log", "", &labels).await, Code::Ok);
+    assert_eq!(prepare(&mut client, "key-in-log", "", &labels).await, Code::AlreadyExists);
+    let log = server.log();
+    assert!(log.contains("key-in-log") && !log.contains("hunter2"), "{log}");
 }

@@ -24,6 +24,11 @@ impl Server {
 
     /// The same with these lines in its configuration.
     pub(crate) fn with(lines: &[&str]) -> Self {
+        Self::with_environment(lines, &[])
+    }
+
+    /// The same with these variables.
+    pub(crate) fn with_environment(lines: &[&str], environment: &[(&str, String)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut options = Vec::new();
         if !lines.is_empty() {
@@ -31,7 +36,7 @@ impl Server {
             std::fs::write(&file, lines.join("\n")).unwrap();
             options = vec!["--config".to_owned(), file.display().to_string()];
         }
-        let child = spawn(&directory, &options);
+        let child = spawn(&directory, &options, environment);
         let server = Self { directory, options, child };
         server.wait();
         server
@@ -55,8 +60,13 @@ impl Server {
     pub(crate) fn kill_and_start(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(&self.directory, &self.options);
+        self.child = spawn(&self.directory, &self.options, &[]);
         self.wait();
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
     /// Numbers of the directories of snapshots.
@@ -77,7 +87,7 @@ impl Server {
     }
 }
 
-fn spawn(directory: &TempDir, options: &[String]) -> Child {
+fn spawn(directory: &TempDir, options: &[String], environment: &[(&str, String)]) -> Child {
     let log = std::fs::File::create(directory.path().join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_containerd-nydus-grpc"))
         .arg("--root")
@@ -85,6 +95,7 @@ fn spawn(directory: &TempDir, options: &[String]) -> Child {
         .arg("--address")
         .arg(directory.path().join("run/s.sock"))
         .args(options)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log)
         .spawn()
