@@ -9,8 +9,7 @@ use crate::mounts::Host;
 use crate::service::Service;
 use crate::snapshots::{Options, Snapshots};
 use crate::status::Status;
-use crate::store::Store;
-use crate::{cgroup, directories};
+use crate::{cgroup, directories, import};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_proto::nydus::status_server::StatusServer;
 use containerd_proto::snapshots::snapshots_server::SnapshotsServer;
@@ -86,8 +85,7 @@ fn open(config: &Config) -> Result<Snapshots> {
         "root {}: its file system does not tell file types (d_type), which overlayfs needs",
         config.root.display()
     );
-    let store = Store::open(&layout.store())
-        .with_context(|| format!("store {}", layout.store().display()))?;
+    let store = import::open(&layout)?;
     let images = Images::new(settings(config)?, layout.clone(), store.clone());
     let options = Options {
         driver: config.driver,
