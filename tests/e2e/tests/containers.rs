@@ -39,6 +39,7 @@ const LOGIN: (&str, &str) = ("someone", "secret");
 /// One way to set everything up.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    which: Which,
     containerd: &'static str,
     mode: &'static str,
     rafs: Rafs,
@@ -80,7 +81,7 @@ impl Node {
         let link = programs::ours("nydus-overlayfs").canonicalize().expect("the helper");
         std::os::unix::fs::symlink(link, stage.join("nydus-overlayfs-own")).expect("a link");
         let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper);
-        let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, NYDUSD)?;
+        let snapshotter = Snapshotter::start(&stage, case.which, &config, NYDUSD)?;
         snapshotter.login(&proxy.host(), LOGIN);
         let (socket, root) = (snapshotter.socket(), snapshotter.root());
         let containerd = Containerd::start(&stage, case.containerd, &socket, &root)?;
@@ -116,8 +117,21 @@ impl Node {
         assert_eq!(String::from_utf8_lossy(&ran.stdout), expected, "{ran}\n{}", self.logs());
     }
 
+    /// containerd waits a second or so before it tries to connect again.
+    fn wait_for_snapshotter(&self) {
+        let list = ["snapshots", "--snapshotter", "nydus", "ls"];
+        let again = || self.containerd.ctr(&list).ok();
+        assert!(service::until(LIMIT, again), "{}", self.logs());
+    }
+
     fn done(&self, ran: &Ran) {
         assert!(ran.ok(), "{ran}\n{}", self.logs());
+    }
+
+    /// Removes an image that is not the last one.
+    fn remove_others(&self, reference: &str) {
+        let removed = self.containerd.remove_image(reference);
+        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
     }
 
     /// Removes an image; then there is nothing in the snapshotter, on its disk, mounted, or
@@ -156,7 +170,7 @@ const fn case(
     rafs: Rafs,
     helper: &'static str,
 ) -> Case {
-    Case { containerd, mode, rafs, helper }
+    Case { which: Which::Ours, containerd, mode, rafs, helper }
 }
 
 #[test]
@@ -218,10 +232,7 @@ fn containers_outlive_a_killed_snapshotter() {
             node.snapshotter.service().kill();
             assert_eq!(node.containerd.exec("lives", &["cat", "/data/both"]).stdout, b"two\n");
             node.snapshotter.restart();
-            // containerd waits a second or so before it tries to connect again.
-            let list = ["snapshots", "--snapshotter", "nydus", "ls"];
-            let again = || node.containerd.ctr(&list).ok();
-            assert!(service::until(LIMIT, again), "{}", node.logs());
+            node.wait_for_snapshotter();
             let read = node.containerd.exec("lives", &["cat", "/data/lower"]);
             assert_eq!(read.stdout, b"lower\n", "{read}\n{}", node.logs());
             node.prints(&[], &reference, &["cat", "/data/upper"], "upper\n");
@@ -284,6 +295,39 @@ fn both_stacks_run_the_helper() {
             let noted = noted();
             assert!(noted.contains("containerd\n") && !noted.contains("shim"), "{noted}\n{ran}");
             node.containerd.remove_container("c");
+            node.remove(&reference);
+        });
+    }
+}
+
+/// The Go snapshotter is replaced while a container runs on it: the container does not notice,
+/// its image is not pulled again, and in the end all of it can be removed.
+#[test]
+fn a_host_is_taken_over_from_the_go_snapshotter() {
+    for mode in ["dedicated", "shared"] {
+        let ours = case(VERSIONS[0], mode, Rafs::V6, "nydus-overlayfs");
+        on(Case { which: Which::Go, ..ours }, |node| {
+            let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+            let shell = ["sh", "-c", "echo mine > /data/new; sleep 1000"];
+            node.done(&node.containerd.start_container(&[], &reference, "lives", &shell));
+            let plain = image::plain(&node.stage.join("plain"), &node.layers, true);
+            let plain = node.push(&plain, "plain");
+            node.pull(&plain);
+            let before = node.daemons();
+            assert!(node.snapshotter.service().stop(), "{}", node.logs());
+            node.snapshotter.take_over();
+            node.wait_for_snapshotter();
+            let read = node.containerd.exec("lives", &["cat", "/data/lower", "/data/new"]);
+            assert_eq!(read.stdout, b"lower\nmine\n", "{read}\n{}", node.logs());
+            // What containerd does after every change: the container keeps what it wrote.
+            node.containerd.gc();
+            let read = node.containerd.exec("lives", &["cat", "/data/upper", "/data/new"]);
+            assert_eq!(read.stdout, b"upper\nmine\n", "{read}\n{}", node.logs());
+            node.prints(&[], &reference, &["cat", "/data/both"], "two\n");
+            node.prints(&[], &plain, &["cat", "/data/both"], "two\n");
+            assert_eq!(node.daemons(), before, "{}", node.logs());
+            node.containerd.remove_container("lives");
+            node.remove_others(&plain);
             node.remove(&reference);
         });
     }
