@@ -164,7 +164,23 @@ impl Containerd {
         }
     }
 
+    /// A shim sometimes loses the exit of every mount helper that it runs, whichever it is: it
+    /// reaps its children in two places (containerd issue 4387). Then the container is started
+    /// again.
     fn ctr_run(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
+        for _ in 0..3 {
+            let ran = self.ctr_run_once(options, reference, id, words);
+            if !ran.shows(b"failed with ECHILD") {
+                return ran;
+            }
+            println!("containerd lost the exit of a mount helper: {id} is started again");
+            self.ctr(&["containers", "rm", id]);
+            self.ctr(&["snapshots", "--snapshotter", "nydus", "rm", id]);
+        }
+        self.ctr_run_once(options, reference, id, words)
+    }
+
+    fn ctr_run_once(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
         let cgroup = format!("/{}/{id}", self.cgroup());
         let first = ["run", "--snapshotter", "nydus", "--cgroup", &cgroup];
         self.ctr(&[&first, options, &[reference, id], words].concat())
