@@ -93,7 +93,8 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     fs::rename(&beside, to).with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn cargo_target() -> Result<PathBuf> {
+/// Where cargo builds.
+pub(crate) fn cargo_target() -> Result<PathBuf> {
     let set = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     Ok(paths::root().join(set.unwrap_or_else(paths::target)))
 }

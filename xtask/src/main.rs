@@ -30,7 +30,7 @@ enum Task {
     Dist,
     /// Download other people's programs as Debian packages and unpack them under target/tools
     Tools,
-    /// Mount a tree of two layers through the real mount.fuse3 and show what happens
+    /// Mount a tree through the real mount.fuse3, then run real containers, and show what happens
     Demo,
     #[command(hide = true)]
     DemoInside,

@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod generate;
 pub mod image;
 pub mod mounts;
+pub mod node;
 pub mod observe;
 pub mod programs;
 pub mod proxy;

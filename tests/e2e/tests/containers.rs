@@ -1,62 +1,12 @@
 //! Containers by real containerd, runc and nydusd, from our snapshotter and helper.
 
-use nydus_e2e::containerd::{Containerd, VERSIONS};
+use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Image, Rafs};
-use nydus_e2e::proxy::Proxy;
-use nydus_e2e::registry::Registry;
-use nydus_e2e::run::Ran;
-use nydus_e2e::snapshotter::{Snapshotter, Which};
+use nydus_e2e::node::{Case, Node};
+use nydus_e2e::snapshotter::Which;
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{not_run, programs, rootfs, service};
+use nydus_e2e::{not_run, rootfs, service};
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
-
-const BIG: usize = 8 << 20;
-
-const CONFIG: &str = r#"version = 1
-root = "ROOT"
-address = "SOCKET"
-daemon_mode = "MODE"
-[daemon]
-  nydusd_path = "NYDUSD"
-  nydusd_config = "TEMPLATE"
-[snapshot]
-  enable_nydus_overlayfs = true
-  nydus_overlayfs_path = "HELPER"
-"#;
-
-const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"scheme":"http",
-"skip_verify":true,"timeout":5,"connect_timeout":5,"retry_limit":2}},"cache":{"type":"blobcache",
-"config":{"work_dir":"CACHE"}}},"mode":"direct","digest_validate":false,"enable_xattr":true,
-"fs_prefetch":{"enable":false}}"#;
-
-/// For what takes a moment.
-const LIMIT: Duration = Duration::from_secs(20);
-
-const LOGIN: (&str, &str) = ("someone", "secret");
-
-/// One way to set everything up.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    which: Which,
-    containerd: &'static str,
-    mode: &'static str,
-    rafs: Rafs,
-    /// `nydus_overlayfs_path`; HERE is replaced by a directory with a link to the helper.
-    helper: &'static str,
-}
-
-/// A registry, a snapshotter and a containerd. They end in this order, backwards.
-struct Node {
-    case: Case,
-    stage: Stage,
-    layers: [PathBuf; 2],
-    registry: Registry,
-    proxy: Proxy,
-    snapshotter: Snapshotter,
-    containerd: Containerd,
-}
 
 /// Runs `test` on a node; afterwards nothing is left.
 fn on(case: Case, test: impl FnOnce(&mut Node)) {
@@ -70,98 +20,6 @@ fn on(case: Case, test: impl FnOnce(&mut Node)) {
     drop((containerd, snapshotter, proxy, registry));
     assert_eq!(service::naming(&place), [], "{case:?}");
     drop(stage);
-}
-
-impl Node {
-    fn start(stage: Stage, case: Case) -> Option<Self> {
-        let layers = rootfs::layers(stage.path(), BIG)?;
-        let registry = Registry::start(&stage.join("registry"), Some(LOGIN))?;
-        let proxy = Proxy::start(registry.address());
-        let helper = case.helper.replace("HERE", &stage.path().to_string_lossy());
-        let link = programs::ours("nydus-overlayfs").canonicalize().expect("the helper");
-        std::os::unix::fs::symlink(link, stage.join("nydus-overlayfs-own")).expect("a link");
-        let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper);
-        let snapshotter = Snapshotter::start(&stage, case.which, &config, NYDUSD)?;
-        snapshotter.login(&proxy.host(), LOGIN);
-        let (socket, root) = (snapshotter.socket(), snapshotter.root());
-        let containerd = Containerd::start(&stage, case.containerd, &socket, &root)?;
-        containerd.trust(&proxy.host());
-        Some(Self { case, stage, layers, registry, proxy, snapshotter, containerd })
-    }
-
-    fn logs(&self) -> String {
-        format!("{:?}\n{}\n{}", self.case, self.containerd.said(), self.snapshotter.said())
-    }
-
-    /// A Nydus image, pushed and pulled; its reference.
-    fn pulled(&self) -> Option<(Image, String)> {
-        let image = image::nydus(&self.stage.join("image"), &self.layers, self.case.rafs)?;
-        let reference = self.push(&image, "nydus");
-        self.pull(&reference);
-        Some((image, reference))
-    }
-
-    fn push(&self, image: &Image, tag: &str) -> String {
-        self.registry.push(image, "test/image", tag);
-        format!("{}/test/image:{tag}", self.proxy.host())
-    }
-
-    fn pull(&self, reference: &str) {
-        let pulled = self.containerd.pull(reference, Some(LOGIN));
-        pulled.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
-    }
-
-    /// Runs a container to its end; what it prints must be this.
-    fn prints(&self, options: &[&str], reference: &str, words: &[&str], expected: &str) {
-        let ran = self.containerd.run(options, reference, "once", words);
-        assert_eq!(String::from_utf8_lossy(&ran.stdout), expected, "{ran}\n{}", self.logs());
-    }
-
-    /// containerd waits a second or so before it tries to connect again.
-    fn wait_for_snapshotter(&self) {
-        let list = ["snapshots", "--snapshotter", "nydus", "ls"];
-        let again = || self.containerd.ctr(&list).ok();
-        assert!(service::until(LIMIT, again), "{}", self.logs());
-    }
-
-    fn done(&self, ran: &Ran) {
-        assert!(ran.ok(), "{ran}\n{}", self.logs());
-    }
-
-    /// Removes an image that is not the last one.
-    fn remove_others(&self, reference: &str) {
-        let removed = self.containerd.remove_image(reference);
-        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
-    }
-
-    /// Removes an image; then there is nothing in the snapshotter, on its disk, mounted, or
-    /// running.
-    fn remove(&self, reference: &str) {
-        let removed = self.containerd.remove_image(reference);
-        removed.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
-        self.containerd.gc();
-        let left = self.containerd.ctr(&["snapshots", "--snapshotter", "nydus", "ls"]);
-        assert_eq!(
-            String::from_utf8_lossy(&left.stdout).lines().count(),
-            1,
-            "{left}\n{}",
-            self.logs()
-        );
-        let root = self.snapshotter.root();
-        let gone = service::until(LIMIT, || {
-            let empty =
-                |name: &str| fs::read_dir(root.join(name)).is_ok_and(|mut d| d.next().is_none());
-            empty("snapshots") && self.daemons().is_empty()
-        });
-        assert!(gone, "{:?} {}", self.daemons(), self.logs());
-        let mounts = nydus_e2e::mounts::mounts();
-        assert!(!mounts.iter().any(|mount| mount.point.starts_with(&root)), "{mounts:?}");
-    }
-
-    /// Every nydusd of this snapshotter.
-    fn daemons(&self) -> Vec<rustix::process::Pid> {
-        service::naming(&self.snapshotter.root().join("socket"))
-    }
 }
 
 const fn case(

@@ -3,6 +3,7 @@
 mod chain;
 mod tree;
 
+use crate::cmd::{self, Cmd};
 use crate::stage::{self, Stage};
 use crate::{apt, dist, paths, tools, ui};
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +19,9 @@ pub(crate) fn run() -> Result<bool> {
     dist::run()?;
     tools::run()?;
     apt::need("strace", "strace")?;
+    let mut cargo = Cmd::new("build-demo", 1200, cmd::cargo());
+    cargo.args(["build", "--locked", "--package", "nydus-e2e", "--bin", "demo"]);
+    ui::step("build the demonstration", || cargo.run())?;
     stage::enter(&["demo-inside"], 300)
 }
 
@@ -34,7 +38,19 @@ pub(crate) fn inside() -> Result<()> {
         Some(go) => show(stage.mount_fuse3("go", &go)?, &tree)?,
         None => ui::not_run("the Go helper", "the package could not be fetched"),
     }
+    println!(
+        "\n== Real containers: containerd, runc, nydusd, a registry, our snapshotter and helper"
+    );
+    containers()?;
     println!("\n== Nothing is left: the namespace, its mounts and the tree end here");
+    Ok(())
+}
+
+fn containers() -> Result<()> {
+    let mut demo = Command::new(dist::cargo_target()?.join("debug/demo"));
+    demo.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
+    let status = demo.status().context("cannot run the demonstration")?;
+    ensure!(status.success(), "the demonstration of containers failed: {status}");
     Ok(())
 }
 

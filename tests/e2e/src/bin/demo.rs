@@ -1,0 +1,114 @@
+//! The part of `cargo xtask demo` with real containers: one step after the other, timed.
+
+use nydus_e2e::containerd::VERSIONS;
+use nydus_e2e::image::Rafs;
+use nydus_e2e::node::{Case, Node};
+use nydus_e2e::snapshotter::Which;
+use nydus_e2e::stage::Stage;
+use nydus_e2e::{programs, service};
+use nydus_mount_slice::ExtraOption;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let Some(stage) = Stage::of_a_node() else {
+        println!("  not run: containers need root of the machine");
+        return ExitCode::SUCCESS;
+    };
+    let (containerd, mode, rafs) = (VERSIONS[0], "dedicated", Rafs::V6);
+    let case = Case { which: Which::Ours, containerd, mode, rafs, helper: "nydus-overlayfs" };
+    let start = step("start docker-registry, containerd-nydus-grpc and containerd 1.6");
+    let Some(mut node) = Node::start(stage, case) else {
+        println!("  not run: a program could not be fetched");
+        return ExitCode::SUCCESS;
+    };
+    done(start);
+    show(&mut node);
+    ExitCode::SUCCESS
+}
+
+fn show(node: &mut Node) {
+    let start =
+        step("build a Nydus image of two layers (RAFS v6), push it, and pull it as kubelet does");
+    let Some((image, reference)) = node.pulled() else {
+        return println!("  not run: no nydus-image");
+    };
+    done(start);
+    let whole: u64 = image.data().map(|blob| blob.size).sum();
+    let served =
+        |node: &Node| -> u64 { image.data().map(|blob| node.proxy.served(&blob.digest)).sum() };
+    println!(
+        "    the registry has {whole} bytes of data; containerd pulled {} of them",
+        served(node)
+    );
+
+    let start =
+        step("stack 2: containerd -> containerd-shim-runc-v2 -> mount.fuse -> nydus-overlayfs");
+    let shell =
+        "echo hello from the lazily read image; cat /data/both; echo mine > /data/new; sleep 1000";
+    let ran = node.containerd.start_container(&[], &reference, "demo", &["sh", "-c", shell]);
+    node.done(&ran);
+    done(start);
+    slice(node);
+    println!("    {} of {whole} bytes are read by now", served(node));
+
+    let start = step(
+        "stack 1: containerd -> mount.fuse -> nydus-overlayfs, to compare container and image",
+    );
+    let diff = ["snapshots", "--snapshotter", "nydus", "diff", "--keep", "demo"];
+    let ran = node.containerd.ctr(&diff);
+    node.done(&ran);
+    done(start);
+
+    let start = step("the snapshotter is killed (-9) and started again; the container goes on");
+    node.snapshotter.service().kill();
+    node.snapshotter.restart();
+    node.wait_for_snapshotter();
+    let ran = node.containerd.exec("demo", &["cat", "/data/lower", "/data/new"]);
+    assert_eq!(ran.stdout, b"lower\nmine\n", "{ran}\n{}", node.logs());
+    done(start);
+    status(node);
+
+    let start = step("a second container reads all of the large file");
+    let ran = node.containerd.run(&[], &reference, "all", &["wc", "-c", "/data/big"]);
+    node.done(&ran);
+    done(start);
+    println!("    {} of {whole} bytes are read by now", served(node));
+
+    let start = step("containers and image are removed; nothing is left");
+    node.containerd.remove_container("demo");
+    node.remove(&reference);
+    done(start);
+    assert_eq!(service::naming(&node.snapshotter.root().join("socket")), []);
+}
+
+fn step(what: &str) -> Instant {
+    println!("  {what}");
+    Instant::now()
+}
+
+fn done(start: Instant) {
+    println!("    took {:.0} ms", start.elapsed().as_secs_f64() * 1000.0);
+}
+
+/// The mount slice, what it carries for a guest named but not shown: it holds credentials.
+fn slice(node: &Node) {
+    let ran =
+        node.containerd.ctr(&["snapshots", "--snapshotter", "nydus", "mounts", "/rootfs", "demo"]);
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let (before, value) = text.trim().split_once("extraoption=").unwrap_or((text.trim(), ""));
+    println!("    its slice: {before}extraoption=…({} bytes)", value.len());
+    let value = value.split([',', ' ']).next().unwrap_or_default();
+    if let Ok(slice) = ExtraOption::from_options(&[format!("extraoption={value}")]) {
+        println!("    carries: bootstrap {}, {:?}", slice.value.source, slice.value.fs_version);
+    }
+}
+
+fn status(node: &Node) {
+    let mut command = Command::new(programs::ours("containerd-nydus-grpc"));
+    command.arg("status").arg("--address").arg(node.snapshotter.socket());
+    let ran = nydus_e2e::run::run(&mut command);
+    node.done(&ran);
+    println!("    $ containerd-nydus-grpc status");
+    String::from_utf8_lossy(&ran.stdout).lines().for_each(|line| println!("      {line}"));
+}
