@@ -6,7 +6,7 @@ use crate::layout::Layout;
 use crate::store::{Kind, Record};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::Path;
 
 /// Makes what a snapshot needs and does not have: `fs` as its parent's owner has it, and `work`
@@ -51,16 +51,23 @@ pub fn heal(layout: &Layout, parents: &[Record]) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory with exactly this mode, whatever the umask; whether it is new.
+/// Makes a directory; whether it is new. The umask is [`set_umask`]'s.
 fn directory(path: &Path, mode: u32) -> io::Result<bool> {
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Lets this process make what it makes with exactly the modes that it asks for.
+pub fn set_umask() {
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+}
+
+/// Whether nothing is in a directory, as far as it can be read.
+pub fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Removes the directory of a snapshot. A mount in it is not descended into.
@@ -115,6 +122,7 @@ mod tests {
 
     #[test]
     fn made_once_with_exact_modes_and_removed() {
+        set_umask();
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path());
         fs::create_dir(layout.snapshots()).unwrap();

@@ -35,6 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// # Errors
 /// Whatever keeps it from serving, in one line.
 pub async fn run(mut config: Config) -> Result<()> {
+    directories::set_umask();
     config.root = root(&config.root)?;
     // Before anybody can know that we are here.
     let told = signals()?;

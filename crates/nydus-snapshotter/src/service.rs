@@ -19,8 +19,8 @@ use nydus_mount_slice::Mount;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 
@@ -59,22 +59,44 @@ impl Service {
         outcome.map_err(Status::from)
     }
 
-    /// Prepares in a task of its own, which ends its work when the client is gone, and takes back
-    /// what nobody waits for.
+    /// Prepares to the end also when the client is gone, and then takes back what nobody waits
+    /// for.
     async fn prepare_or_undo(&self, new: New) -> Result<Vec<WireMount>> {
-        let (answer, receiver) = oneshot::channel();
         let snapshots = Arc::clone(&self.snapshots);
+        let prepare = Box::pin(async move { snapshots.prepare(new).await });
+        let mut unfinished = Unfinished(Some(prepare), Arc::clone(&self.snapshots));
+        let outcome = std::future::poll_fn(|context| unfinished.poll(context)).await;
+        let (record, mount) = outcome?;
+        tracing::debug!(key = record.key, id = record.id, kind = record.kind.name(), "prepared");
+        Ok(vec![wire_mount(mount)])
+    }
+}
+
+type Preparing = Pin<Box<dyn Future<Output = Result<(Record, Mount)>> + Send>>;
+
+/// A Prepare whose client may go away.
+struct Unfinished(Option<Preparing>, Arc<Snapshots>);
+
+impl Unfinished {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(Record, Mount)>> {
+        let Some(prepare) = &mut self.0 else { return Poll::Pending };
+        let polled = prepare.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let (Some(prepare), snapshots) = (self.0.take(), Arc::clone(&self.1)) else { return };
         tokio::spawn(async move {
-            let outcome = snapshots.prepare(new).await;
-            if let Err(Ok((record, _))) = answer.send(outcome) {
+            if let Ok((record, _)) = prepare.await {
                 tracing::warn!(key = record.key, id = record.id, "the client is gone: undone");
                 snapshots.undo(&record).await;
             }
         });
-        let stopped = || Error::Store(crate::store::Error::Storage("stopped".to_owned()));
-        let (record, mount) = receiver.await.map_err(|_| stopped())??;
-        tracing::info!(key = record.key, id = record.id, kind = record.kind.name(), "prepared");
-        Ok(vec![wire_mount(mount)])
     }
 }
 

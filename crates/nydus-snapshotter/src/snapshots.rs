@@ -206,11 +206,13 @@ impl Snapshots {
     /// directory is made again when it is missed.
     async fn settle(&self, id: u64) -> Result<Usage> {
         let fs = self.layout.fs(id);
-        blocking(fs.display().to_string(), move || {
+        let shown = fs.display().to_string();
+        if dirs::is_empty(&fs) {
+            return usage::of_tree(&fs).map_err(|error| Error::Directory(shown, error));
+        }
+        blocking(shown, move || {
             let usage = usage::of_tree(&fs)?;
-            if usage.inodes > 1 {
-                dirs::sync_file_system(&fs)?;
-            }
+            dirs::sync_file_system(&fs)?;
             Ok(usage)
         })
         .await

@@ -97,8 +97,8 @@ impl Store {
         self.db.read()
     }
 
-    /// Makes a change, and answers when it is durable. The change runs in the writer's thread:
-    /// it must not wait for anything. A future that is dropped leaves the change made or not
+    /// Makes a change, and answers when it is durable. The change must not wait for anything; the
+    /// thread that polls this may, for the disk. A future that is dropped leaves the change made or not
     /// made, never half.
     ///
     /// # Errors
