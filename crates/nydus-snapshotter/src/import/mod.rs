@@ -3,19 +3,24 @@
 
 mod bbolt;
 mod daemons;
+mod go;
 mod snapshots;
 
 pub use self::daemons::{GoDaemon, GoInstance};
 use crate::images::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use crate::layout::Layout;
-use crate::store::{self, Draft, Record, Store};
-use bbolt::{Bucket, File};
+use crate::store::{self, Draft, Lookup, Record, Set, Store};
+use go::{Files, State, directories, metadata};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// The greatest number of a snapshot that can be right: one a nanosecond for a century.
 const MOST: u64 = 1 << 62;
+
+/// In our store: the state of the files that were taken over.
+const TAKEN: Set<State> = Set::new("takeover");
+const STATE: &str = "state";
 
 /// What the Go snapshotter left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +75,12 @@ pub enum Error {
         /// Its driver.
         driver: String,
     },
+    /// After it was taken over, it was used again.
+    #[error(
+        "root {}: the Go snapshotter ran here since its records were taken over: move \
+         snapshots.redb away, then they are taken over again", .0.display()
+    )]
+    Stale(PathBuf),
     /// There are snapshots, but no records of them.
     #[error(
         "root {}: there are directories in snapshots/, but neither snapshots.redb nor metadata.db: \
@@ -115,23 +126,33 @@ pub fn needed(root: &Path) -> Result<bool, Error> {
 /// There are snapshots without records; the Go snapshotter's cannot be taken over.
 pub fn open(layout: &Layout) -> Result<Store, Error> {
     match found(layout)? {
-        Found::Ours | Found::Empty => Ok(Store::open(&layout.store())?),
+        Found::Empty => Ok(Store::open(&layout.store())?),
+        Found::Ours => {
+            let store = Store::open(&layout.store())?;
+            check_current(layout, &store)?;
+            Ok(store)
+        }
         Found::Lost => Err(Error::Lost(layout.root().to_owned())),
         Found::Go => {
             let (store, imported) = take_over(layout)?;
-            for warning in &imported.warnings {
-                tracing::warn!("takeover: {warning}");
-            }
-            let Imported { records, next_id, daemons, instances, .. } = &imported;
-            tracing::info!(
-                snapshots = records.len(),
-                daemons = daemons.len(),
-                images = instances.len(),
-                next_id,
-                "the Go snapshotter's records are taken over"
-            );
+            imported.log();
             Ok(store)
         }
+    }
+}
+
+impl Imported {
+    fn log(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("takeover: {warning}");
+        }
+        tracing::info!(
+            snapshots = self.records.len(),
+            daemons = self.daemons.len(),
+            images = self.instances.len(),
+            next_number = self.next_id,
+            "the Go snapshotter's records are taken over"
+        );
     }
 }
 
@@ -151,9 +172,20 @@ pub fn take_over(layout: &Layout) -> Result<(Store, Imported), Error> {
     // Open, and so locked, until all is done.
     let files = Files::open(layout.root())?;
     let imported = files.read()?;
-    let all = imported.clone();
-    let store = Store::create_filled(&layout.store(), move |draft| fill(draft, &all))?;
+    let (all, state) = (imported.clone(), files.state());
+    let store = Store::create_filled(&layout.store(), move |draft| {
+        draft.put_item(&TAKEN, STATE, &state)?;
+        fill(draft, &all)
+    })?;
     Ok((store, imported))
+}
+
+/// Our records are wrong if the Go snapshotter went on with its own: it gives numbers that are
+/// garbage here.
+fn check_current(layout: &Layout, store: &Store) -> Result<(), Error> {
+    let Some(taken) = store.read()?.item(&TAKEN, STATE)? else { return Ok(()) };
+    let stale = Files::open(layout.root())?.state().differs(taken);
+    if stale { Err(Error::Stale(layout.root().to_owned())) } else { Ok(()) }
 }
 
 fn fill(draft: &mut Draft<'_>, all: &Imported) -> store::Result<()> {
@@ -168,92 +200,4 @@ fn fill(draft: &mut Draft<'_>, all: &Imported) -> store::Result<()> {
         draft.put_item(&INSTANCES, &instance.snapshot_id, &InstanceRecord { daemon, lower })?;
     }
     Ok(())
-}
-
-/// The Go snapshotter's files.
-struct Files {
-    layout: Layout,
-    metadata: Option<File>,
-    /// The Go program opens this one when it starts, the other one at the first call.
-    nydus: Option<File>,
-}
-
-impl Files {
-    fn open(root: &Path) -> Result<Self, Error> {
-        let nydus = File::open(&root.join("nydus.db"))?;
-        Ok(Self { layout: Layout::new(root), metadata: File::open(&metadata(root))?, nydus })
-    }
-
-    fn read(&self) -> Result<Imported, Error> {
-        let read = self.metadata.as_ref().map(snapshots::read).transpose()?.unwrap_or_default();
-        let nydus = self.nydus.as_ref().map(daemons::read).transpose()?.unwrap_or_default();
-        let numbers = read.records.iter().map(|record| record.id).chain(directories(&self.layout)?);
-        let last = numbers.fold(read.last, u64::max);
-        let mut imported = Imported {
-            records: read.records,
-            next_id: last + 1,
-            daemons: nydus.daemons,
-            instances: nydus.instances,
-            warnings: [read.warnings, nydus.warnings].concat(),
-        };
-        imported.drop_strays();
-        Ok(imported)
-    }
-}
-
-impl Imported {
-    /// Leaves out daemons and images that could not be found by what their records say.
-    fn drop_strays(&mut self) {
-        let Self { daemons, instances, warnings, .. } = self;
-        daemons.retain(|daemon| {
-            let found = [&daemon.api_socket, &daemon.mountpoint];
-            let keep = !daemon.id.is_empty() && found.iter().all(|path| path.is_absolute());
-            let (id, why) = (&daemon.id, "its record has no name, socket or mountpoint");
-            if !keep {
-                warnings.push(format!("daemon {id:?} is left out: {why}"));
-            }
-            keep
-        });
-        instances.retain(|instance| {
-            let known = daemons.iter().any(|daemon| daemon.id == instance.daemon_id);
-            let keep = known && instance.snapshot_id.parse::<u64>().is_ok();
-            // An image for guests has no daemon.
-            if !keep && !instance.daemon_id.is_empty() {
-                let why = "its record has no known daemon or no number of a snapshot";
-                warnings.push(format!("image {:?} is left out: {why}", instance.snapshot_id));
-            }
-            keep
-        });
-    }
-}
-
-/// The bucket of all that is read here; `None` in a file that nothing was put in.
-fn version(file: &File) -> Result<Option<Bucket<'_>>, Error> {
-    let root = file.root()?;
-    let version = root.bucket(b"v1")?;
-    if version.is_none() && root.keys().next().is_some() {
-        return Err(file.older());
-    }
-    Ok(version)
-}
-
-fn metadata(root: &Path) -> PathBuf {
-    root.join("metadata.db")
-}
-
-/// Numbers of the snapshots' directories.
-fn directories(layout: &Layout) -> Result<Vec<u64>, Error> {
-    let path = layout.snapshots();
-    let failed = |error| Error::File(path.clone(), error);
-    let entries = match fs::read_dir(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-        entries => entries.map_err(failed)?,
-    };
-    let mut numbers = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
-        numbers.extend(number.filter(|number| *number <= MOST));
-    }
-    Ok(numbers)
 }
