@@ -239,7 +239,7 @@ fn make_image(nydus_image: &Path) -> Outcome<()> {
         .status()?;
     let backend = format!(r#"{{"type":"localfs","config":{{"dir":"{PLACE}/blobs"}}}}"#);
     let device = format!(
-        r#"{{"backend":{backend},"cache":{{"type":"blobcache","config":{{"work_dir":"cache"}}}}}}"#
+        r#"{{"backend":{backend},"cache":{{"type":"blobcache","config":{{"work_dir":"{PLACE}/cache"}}}}}}"#
     );
     let template =
         format!(r#"{{"device":{device},"mode":"direct","fs_prefetch":{{"enable":false}}}}"#);
