@@ -14,6 +14,7 @@ use go::{Files, State, directories, metadata};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use tokio::task::block_in_place;
 
 /// The greatest number of a snapshot that can be right: one a nanosecond for a century.
 const MOST: u64 = 1 << 62;
@@ -173,10 +174,12 @@ pub fn take_over(layout: &Layout) -> Result<(Store, Imported), Error> {
     let files = Files::open(layout.root())?;
     let imported = files.read()?;
     let (all, state) = (imported.clone(), files.state());
-    let store = Store::create_filled(&layout.store(), move |draft| {
+    let fill = move |draft: &mut Draft<'_>| {
         draft.put_item(&TAKEN, STATE, &state)?;
         fill(draft, &all)
-    })?;
+    };
+    // It waits for the store's thread, and we may be in one of the runtime's.
+    let store = block_in_place(|| Store::create_filled(&layout.store(), fill))?;
     Ok((store, imported))
 }
 
