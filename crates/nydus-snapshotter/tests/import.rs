@@ -197,6 +197,8 @@ fn a_store_is_stale_after_the_go_snapshotter_ran_again() {
         assert!(error.contains("move snapshots.redb away"), "{error}");
         fs::remove_file(layout.store()).unwrap();
         drop(open(&layout).unwrap());
+        fs::write(layout.root().join(file), "damaged").unwrap();
+        drop(open(&layout).unwrap());
         fs::remove_file(layout.root().join(file)).unwrap();
         drop(open(&layout).unwrap());
     }
@@ -205,8 +207,16 @@ fn a_store_is_stale_after_the_go_snapshotter_ran_again() {
 #[test]
 fn a_damaged_record_is_left_out_and_named() {
     type Case = (&'static str, &'static [u8], &'static [u8], &'static [&'static str]);
-    let cases: [Case; 4] = [
-        // A value of a label that is no text; both have it: nothing else is lost.
+    let cases: [Case; 5] = [
+        (
+            "metadata.db",
+            b"id\x03",
+            b"id\x04",
+            &[
+                r#"snapshot "k8s.io/4/container" is left out: another one has its number 4 too"#,
+                r#"snapshot "k8s.io/5/view" is left out: another one has its number 4 too"#,
+            ],
+        ),
         (
             "metadata.db",
             "ö".as_bytes(),
@@ -252,11 +262,17 @@ fn what_we_cannot_serve_is_refused() {
     let error = open(&layout).err().unwrap().to_string();
     let expected = "has driver \"fscache\", expected fusedev: remove its images first";
     assert!(error.ends_with(expected), "{error}");
-    for file in FILES {
+    let cases: [(&str, &[u8], &[u8], &str); 4] = [
+        ("metadata.db", b"v1", b"v0", "it has no bucket v1"),
+        ("nydus.db", b"v1", b"v0", "it has no bucket v1"),
+        ("metadata.db", b"snapshots", b"snapshott", "it has no bucket \"snapshots\""),
+        ("nydus.db", b"instances", b"instancet", "it has no bucket \"instances\""),
+    ];
+    for (file, from, to, expected) in cases {
         let (_kept, layout) = root("shared");
-        patch(&layout, file, b"v1", b"v0");
+        patch(&layout, file, from, to);
         let error = open(&layout).err().unwrap().to_string();
-        assert!(error.contains("it has no bucket v1"), "{error}");
+        assert!(error.contains(expected), "{error}");
         assert!(!layout.store().exists());
     }
 }

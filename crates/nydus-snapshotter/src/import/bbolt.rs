@@ -148,7 +148,8 @@ impl<'a> Bucket<'a> {
     pub(super) fn bucket(&self, key: &[u8]) -> Result<Option<Self>, Error> {
         match self.find(key) {
             Some(Entry::Bucket(header)) => self.open(header).map(Some),
-            _ => Ok(None),
+            Some(Entry::Value(_)) => Err(self.file.damaged("a value stands for a bucket")),
+            None => Ok(None),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::bbolt::File;
-use super::go::version;
+use super::go::section;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -87,8 +87,7 @@ fn items<T: DeserializeOwned>(
     name: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<T>, Error> {
-    let Some(version) = version(file)? else { return Ok(vec![]) };
-    let Some(bucket) = version.bucket(name.as_bytes())? else { return Ok(vec![]) };
+    let Some(bucket) = section(file, name)? else { return Ok(vec![]) };
     let mut items = Vec::new();
     for key in bucket.keys() {
         match serde_json::from_slice(bucket.get(key).unwrap_or_default()) {

@@ -86,14 +86,14 @@ impl Imported {
     }
 }
 
-/// The bucket of all that is read here; `None` in a file that nothing was put in.
-pub(super) fn version(file: &File) -> Result<Option<Bucket<'_>>, Error> {
+/// The bucket `name` in `v1`; `None` in a file that nothing was put in.
+pub(super) fn section<'a>(file: &'a File, name: &str) -> Result<Option<Bucket<'a>>, Error> {
     let root = file.root()?;
-    let version = root.bucket(b"v1")?;
-    if version.is_none() && root.keys().next().is_some() {
-        return Err(file.older());
-    }
-    Ok(version)
+    let Some(version) = root.bucket(b"v1")? else {
+        return if root.keys().next().is_none() { Ok(None) } else { Err(file.older()) };
+    };
+    let missing = || file.damaged(&format!("it has no bucket {name:?}"));
+    version.bucket(name.as_bytes())?.ok_or_else(missing).map(Some)
 }
 
 /// Where its snapshots are.

@@ -187,8 +187,12 @@ pub fn take_over(layout: &Layout) -> Result<(Store, Imported), Error> {
 /// garbage here.
 fn check_current(layout: &Layout, store: &Store) -> Result<(), Error> {
     let Some(taken) = store.read()?.item(&TAKEN, STATE)? else { return Ok(()) };
-    let stale = Files::open(layout.root())?.state().differs(taken);
-    if stale { Err(Error::Stale(layout.root().to_owned())) } else { Ok(()) }
+    match Files::open(layout.root()) {
+        Ok(files) if files.state().differs(taken) => Err(Error::Stale(layout.root().to_owned())),
+        // Only the way back needs it.
+        Ok(_) | Err(Error::Damaged(..)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn fill(draft: &mut Draft<'_>, all: &Imported) -> store::Result<()> {
