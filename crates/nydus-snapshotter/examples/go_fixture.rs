@@ -5,6 +5,8 @@
 //! unshare -m cargo run -p nydus-snapshotter --example go_fixture -- \
 //!     GO_SNAPSHOTTER NYDUSD NYDUS_IMAGE crates/nydus-snapshotter/tests/fixtures/go
 //! ```
+//!
+//! Where a million open files are not allowed, NYDUSD is a script that adds `--rlimit-nofile 0`.
 
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
 use containerd_proto::snapshots::{
