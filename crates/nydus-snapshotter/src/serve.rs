@@ -40,8 +40,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     // Before anybody can know that we are here.
     let told = signals()?;
     let listener = listen(&config.address, config.file.uid, config.file.gid)?;
-    // To take over another store is to wait for the disk.
-    let snapshots = Arc::new(tokio::task::block_in_place(|| open(&config))?);
+    let snapshots = Arc::new(open(&config)?);
     let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
     // Clients that have connected already wait for this.
     let recovered = snapshots.images.recover(snapshots.images_of_numbers()?)?;

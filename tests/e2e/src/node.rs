@@ -40,8 +40,6 @@ const LOGIN: (&str, &str) = ("someone", "secret");
 /// One way to set everything up.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Our snapshotter, or the Go one.
-    pub which: Which,
     /// One of [`crate::containerd::VERSIONS`].
     pub containerd: &'static str,
     /// `daemon_mode`.
@@ -77,7 +75,7 @@ impl Node {
         let link = programs::ours("nydus-overlayfs").canonicalize().expect("the helper");
         std::os::unix::fs::symlink(link, stage.join("nydus-overlayfs-own")).expect("a link");
         let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper);
-        let snapshotter = Snapshotter::start(&stage, case.which, &config, NYDUSD)?;
+        let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, NYDUSD)?;
         snapshotter.login(&proxy.host(), LOGIN);
         let (socket, root) = (snapshotter.socket(), snapshotter.root());
         let containerd = Containerd::start(&stage, case.containerd, &socket, &root)?;

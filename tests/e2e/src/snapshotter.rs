@@ -85,23 +85,6 @@ impl Snapshotter {
         fs::write(docker.join("config.json"), auths.to_string()).expect("config.json");
     }
 
-    /// Starts our program with the same files, in the place of the Go one after [`Service::stop`].
-    ///
-    /// # Panics
-    /// It does not come up.
-    pub fn take_over(&mut self) {
-        let mut command = Command::new(programs::ours("containerd-nydus-grpc"));
-        command.args(self.command.get_args());
-        for (name, value) in self.command.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        self.command = command;
-        self.restart();
-    }
-
     /// Starts it again with the same files, after [`Service::stop`] or [`Service::kill`].
     ///
     /// # Panics

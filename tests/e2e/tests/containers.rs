@@ -3,7 +3,6 @@
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Image, Rafs};
 use nydus_e2e::node::{Case, Node};
-use nydus_e2e::snapshotter::Which;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, rootfs, service};
 use std::fs;
@@ -28,7 +27,7 @@ const fn case(
     rafs: Rafs,
     helper: &'static str,
 ) -> Case {
-    Case { which: Which::Ours, containerd, mode, rafs, helper }
+    Case { containerd, mode, rafs, helper }
 }
 
 #[test]
@@ -153,39 +152,6 @@ fn both_stacks_run_the_helper() {
             let noted = noted();
             assert!(noted.contains("containerd\n") && !noted.contains("shim"), "{noted}\n{ran}");
             node.containerd.remove_container("c");
-            node.remove(&reference);
-        });
-    }
-}
-
-/// The Go snapshotter is replaced while a container runs on it: the container does not notice,
-/// its image is not pulled again, and in the end all of it can be removed.
-#[test]
-fn a_host_is_taken_over_from_the_go_snapshotter() {
-    for mode in ["dedicated", "shared"] {
-        let ours = case(VERSIONS[0], mode, Rafs::V6, "nydus-overlayfs");
-        on(Case { which: Which::Go, ..ours }, |node| {
-            let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
-            let shell = ["sh", "-c", "echo mine > /data/new; sleep 1000"];
-            node.done(&node.containerd.start_container(&[], &reference, "lives", &shell));
-            let plain = image::plain(&node.stage.join("plain"), &node.layers, true);
-            let plain = node.push(&plain, "plain");
-            node.pull(&plain);
-            let before = node.daemons();
-            assert!(node.snapshotter.service().stop(), "{}", node.logs());
-            node.snapshotter.take_over();
-            node.wait_for_snapshotter();
-            let read = node.containerd.exec("lives", &["cat", "/data/lower", "/data/new"]);
-            assert_eq!(read.stdout, b"lower\nmine\n", "{read}\n{}", node.logs());
-            // What containerd does after every change: the container keeps what it wrote.
-            node.containerd.gc();
-            let read = node.containerd.exec("lives", &["cat", "/data/upper", "/data/new"]);
-            assert_eq!(read.stdout, b"upper\nmine\n", "{read}\n{}", node.logs());
-            node.prints(&[], &reference, &["cat", "/data/both"], "two\n");
-            node.prints(&[], &plain, &["cat", "/data/both"], "two\n");
-            assert_eq!(node.daemons(), before, "{}", node.logs());
-            node.containerd.remove_container("lives");
-            node.remove_others(&plain);
             node.remove(&reference);
         });
     }

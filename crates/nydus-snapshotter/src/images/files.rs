@@ -19,6 +19,13 @@ pub(super) fn dedicated(image: u64) -> String {
     format!("d{image}")
 }
 
+/// Whether a socket is that of a daemon that [`dedicated`] or [`SHARED`] names.
+pub(super) fn is_ours(sockets: &Path, socket: &Path) -> bool {
+    let name = socket.strip_prefix(sockets).ok().and_then(|below| below.iter().next()?.to_str());
+    let number = |name: &str| name.strip_prefix('d').is_some_and(|n| n.parse::<u64>().is_ok());
+    name.is_some_and(|name| name == SHARED || number(name))
+}
+
 /// Where the shared daemon serves an image, as its API names it.
 pub(super) fn submount(image: u64) -> String {
     format!("/{image}")

@@ -148,7 +148,8 @@ async fn adopt(spec: &Spec) -> Result<(Daemon, Vec<String>), nydusd_client::Erro
     }
 }
 
-/// Ends daemons of ours that no record knows: started by a run that was killed right then.
+/// Ends daemons of ours that no record knows: started by a run that was killed right then. The Go
+/// snapshotter's have other names and are left alone, as a container may be on them.
 fn end_strays(sockets: &Path, known: &[&PathBuf]) {
     let Ok(processes) = fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
@@ -158,7 +159,7 @@ fn end_strays(sockets: &Path, known: &[&PathBuf]) {
         let words: Vec<_> = line.split(|byte| *byte == 0).collect();
         let after = words.iter().skip_while(|word| **word != b"--apisock").nth(1);
         let socket = after.map(|word| PathBuf::from(String::from_utf8_lossy(word).into_owned()));
-        let stray = |socket: &PathBuf| socket.starts_with(sockets) && !known.contains(&socket);
+        let stray = |socket: &PathBuf| files::is_ours(sockets, socket) && !known.contains(&socket);
         if let Some(socket) = socket.filter(stray) {
             tracing::warn!(pid = pid.as_raw_nonzero(), socket = %socket.display(), "a nydusd that no record knows is ended");
             let _ = kill_process(pid, Signal::KILL);

@@ -3,7 +3,6 @@
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
 use nydus_e2e::node::{Case, Node};
-use nydus_e2e::snapshotter::Which;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{programs, service};
 use nydus_mount_slice::ExtraOption;
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let (containerd, mode, rafs) = (VERSIONS[0], "dedicated", Rafs::V6);
-    let case = Case { which: Which::Ours, containerd, mode, rafs, helper: "nydus-overlayfs" };
+    let case = Case { containerd, mode, rafs, helper: "nydus-overlayfs" };
     let start = step("start docker-registry, containerd-nydus-grpc and containerd 1.6");
     let Some(mut node) = Node::start(stage, case) else {
         println!("  not run: a program could not be fetched");
