@@ -95,6 +95,12 @@ impl Blob {
         &self.digest["sha256:".len()..]
     }
 
+    /// Its annotations that clients hand to the snapshotter as labels.
+    pub fn labels(&self) -> impl Iterator<Item = (String, String)> {
+        let all = self.annotations.as_object().into_iter().flatten();
+        all.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+    }
+
     fn described(&self) -> Value {
         json!({
             "mediaType": self.media_type, "digest": self.digest, "size": self.size,
