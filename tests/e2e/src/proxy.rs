@@ -43,7 +43,15 @@ impl Proxy {
     /// # Panics
     /// There is no port.
     pub fn start(behind: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), behind)
+    }
+
+    /// Starts one at `address`, where another one was.
+    ///
+    /// # Panics
+    /// Somebody else listens there.
+    pub fn start_at(address: SocketAddr, behind: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);

@@ -4,14 +4,17 @@ use containerd_proto::snapshots::Mount;
 use nydus_e2e::client::{Client, IMAGE_REF, Labels, mount};
 use nydus_e2e::image::{self, Image, Rafs};
 use nydus_e2e::mounts::mounts;
-use nydus_e2e::proxy::Proxy;
+use nydus_e2e::proxy::{Fault, Proxy};
 use nydus_e2e::registry::Registry;
 use nydus_e2e::snapshotter::{Snapshotter, Which};
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{not_run, rootfs, service};
+use nydus_e2e::{not_run, programs, rootfs, service};
 use nydus_mount_slice::{ExtraOption, FsVersion};
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 const BIG: usize = 4 << 20;
 
@@ -20,7 +23,7 @@ root = "ROOT"
 address = "SOCKET"
 daemon_mode = "MODE"
 [daemon]
-  nydusd_path = "NYDUSD"
+  nydusd_path = "DAEMON"
   nydusd_config = "TEMPLATE"
 [snapshot]
   enable_nydus_overlayfs = true
@@ -38,16 +41,19 @@ const MODES: [&str; 2] = ["dedicated", "shared"];
 struct Node {
     client: Client,
     snapshotter: Snapshotter,
-    proxy: Proxy,
-    _registry: Registry,
+    /// `None` while the registry is down.
+    proxy: Option<Proxy>,
+    host: String,
+    registry: Registry,
     image: Image,
+    mode: &'static str,
     version: Rafs,
     stage: Stage,
 }
 
 impl Node {
     /// `None` if a program is missing, which is said.
-    fn start(mode: &str, version: Rafs) -> Option<Self> {
+    fn start(mode: &'static str, version: Rafs) -> Option<Self> {
         let node = Self::try_start(mode, version);
         if node.is_none() {
             not_run!(
@@ -57,25 +63,29 @@ impl Node {
         node
     }
 
-    fn try_start(mode: &str, version: Rafs) -> Option<Self> {
+    fn try_start(mode: &'static str, version: Rafs) -> Option<Self> {
         let stage = Stage::of_a_node()?;
         let layers = rootfs::layers(stage.path(), BIG)?;
         let image = image::nydus(&stage.join("image"), &layers, version)?;
         let registry = Registry::start(&stage.join("registry"), Some(LOGIN))?;
         registry.push(&image, "test/image", "tag");
         let proxy = Proxy::start(registry.address());
-        let config = CONFIG.replace("MODE", mode);
+        let daemon = stage.join("nydusd");
+        let config = CONFIG.replace("MODE", mode).replace("DAEMON", &daemon.to_string_lossy());
+        symlink(fs::canonicalize(programs::tool("nydusd/bin/nydusd")?).ok()?, daemon)
+            .expect("a link");
         let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, TEMPLATE)?;
         snapshotter.login(&proxy.host(), LOGIN);
         let client = Client::new(snapshotter.socket());
-        Some(Self { client, snapshotter, proxy, _registry: registry, image, version, stage })
+        let (host, proxy) = (proxy.host(), Some(proxy));
+        Some(Self { client, snapshotter, proxy, host, registry, image, mode, version, stage })
     }
 
     fn labels(&self) -> Labels {
-        Labels::from([(IMAGE_REF.into(), format!("{}/test/image:tag", self.proxy.host()))])
+        Labels::from([(IMAGE_REF.into(), format!("{}/test/image:tag", self.host))])
     }
 
-    /// Unpacks the image; the name of its topmost layer.
+    /// Unpacks the image, unless that is done; the name of its topmost layer.
     fn unpack(&self) -> String {
         let names = self.client.unpack(&self.image, &self.labels());
         self.expect(names).pop().expect("a layer")
@@ -110,12 +120,19 @@ impl Node {
         pids.into_iter().map(|pid| pid.as_raw_pid()).collect()
     }
 
+    /// From now on, this happens to what is asked of the registry.
+    fn fail(&self, fault: Fault) {
+        self.proxy.as_ref().expect("a registry that is up").fail(fault);
+    }
+
     /// Removes every snapshot, and looks that nothing is left, not even in the cache.
     #[track_caller]
     fn clear(&self) {
         let mut left = self.expect(self.client.keys());
         while !left.is_empty() {
+            let before = left.len();
             left.retain(|key| self.client.remove(key).is_err());
+            assert!(left.len() < before, "{left:?}\n{}", self.snapshotter.said());
         }
         self.expect(self.client.cleanup());
         self.check_left(0);
@@ -194,5 +211,260 @@ fn check_slice(node: &Node, entry: &Mount) {
     let version = if node.version == Rafs::V5 { FsVersion::V5 } else { FsVersion::V6 };
     assert_eq!(extra.fs_version, Some(version));
     let config: serde_json::Value = serde_json::from_str(extra.config.expose()).expect("JSON");
-    assert_eq!(config["device"]["backend"]["config"]["host"], node.proxy.host());
+    assert_eq!(config["device"]["backend"]["config"]["host"], node.host);
+}
+
+/// Kills the snapshotter, nydusd, or both, while a container has the image mounted. That
+/// container has its files for as long as its nydusd lives; later ones always do.
+#[test]
+fn a_kill_is_survived() {
+    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let top = node.unpack();
+        let first = node.mount(&node.container("c0", &top), "m0");
+        let before = node.daemons();
+        node.snapshotter.service().kill();
+        node.snapshotter.restart();
+        check_files(&first);
+        check_container(&node, &top, "c1");
+        assert_eq!(node.daemons(), before, "{}", node.snapshotter.said());
+        for (key, both) in [("c2", false), ("c3", true)] {
+            if both {
+                node.snapshotter.service().kill();
+            }
+            service::end_naming(&node.snapshotter.root());
+            if both {
+                node.snapshotter.restart();
+            }
+            check_container(&node, &top, key);
+        }
+        unmount(&first);
+        node.clear();
+    }
+}
+
+/// One that has lived for a while is started again before somebody asks.
+#[test]
+fn a_dead_daemon_is_replaced() {
+    for node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let top = node.unpack();
+        let entry = node.container("c0", &top);
+        sleep(Duration::from_millis(5500));
+        service::end_naming(&node.snapshotter.root());
+        let lower = || fs::exists(lower(&entry).join("data/both")).unwrap_or(false);
+        let again = service::until(Duration::from_secs(20), lower);
+        assert!(again, "{}", node.snapshotter.said());
+        let root = node.mount(&entry, "m0");
+        check_files(&root);
+        unmount(&root);
+        node.clear();
+    }
+}
+
+/// Where nydusd serves the image.
+fn lower(entry: &Mount) -> PathBuf {
+    let option = entry.options.iter().find_map(|option| option.strip_prefix("lowerdir="));
+    option.expect("lower layers").into()
+}
+
+/// A container that comes and goes.
+#[track_caller]
+fn check_container(node: &Node, top: &str, key: &str) {
+    let root = node.mount(&node.container(key, top), key);
+    check_files(&root);
+    unmount(&root);
+}
+
+/// What goes wrong, what the client is told (one of several, between `|`), and how it is put right.
+struct Wrong {
+    what: &'static str,
+    expected: &'static str,
+    wrong: fn(&mut Node),
+    right: fn(&mut Node),
+}
+
+fn bootstrap(node: &Node) -> PathBuf {
+    let snapshots = node.snapshotter.root().join("snapshots");
+    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
+    all.map(|image| image.join("image.boot")).find(|boot| boot.exists()).expect("a bootstrap")
+}
+
+/// Damages the bootstrap; [`again`] makes it whole.
+fn damage(node: &Node, how: fn(&mut Vec<u8>)) {
+    let mut bytes = fs::read(bootstrap(node)).expect("a bootstrap");
+    how(&mut bytes);
+    fs::write(bootstrap(node), bytes).expect("a bootstrap");
+}
+
+/// Unpacks the image anew.
+fn again(node: &mut Node) {
+    node.clear();
+    node.unpack();
+}
+
+fn unpack_without_labels(node: &mut Node) {
+    node.clear();
+    node.expect(node.client.unpack(&node.image, &Labels::new()));
+}
+
+fn replace_daemon(node: &Node, script: &str) {
+    let program = node.stage.join("nydusd");
+    fs::rename(&program, node.stage.join("nydusd.real")).expect("a program");
+    if !script.is_empty() {
+        fs::write(&program, script).expect("a script");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a script");
+    }
+}
+
+fn real_daemon(node: &mut Node) {
+    fs::rename(node.stage.join("nydusd.real"), node.stage.join("nydusd")).expect("a program");
+}
+
+fn template(node: &Node) -> PathBuf {
+    node.stage.join("s/nydusd.json")
+}
+
+/// The same as at the start: [`Snapshotter`] writes it.
+fn right_template(node: &mut Node) {
+    let cache = node.snapshotter.root().join("cache");
+    let text = TEMPLATE.replace("CACHE", &cache.to_string_lossy());
+    fs::write(template(node), text).expect("a template");
+}
+
+const WRONG: &[Wrong] = &[
+    Wrong {
+        what: "wrong credentials",
+        expected: "refuses the credentials for repository test/image",
+        wrong: |node| node.snapshotter.login(&node.host, (LOGIN.0, "wrong")),
+        right: |node| node.snapshotter.login(&node.host, LOGIN),
+    },
+    Wrong {
+        what: "no credentials",
+        expected: "refuses the credentials for repository test/image",
+        wrong: |node| fs::remove_file(node.stage.join("s/.docker/config.json")).expect("a file"),
+        right: |node| node.snapshotter.login(&node.host, LOGIN),
+    },
+    Wrong {
+        what: "the registry is down",
+        expected: "cannot be asked: ",
+        wrong: |node| drop(node.proxy.take()),
+        right: |node| {
+            let address = node.host.parse().expect("an address");
+            node.proxy = Some(Proxy::start_at(address, node.registry.address()));
+        },
+    },
+    Wrong {
+        what: "a blob is missing",
+        expected: "does not have blob sha256:",
+        wrong: |node| node.fail(Fault::Missing(node.image.layers[0].digest.clone())),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "another blob is missing",
+        expected: "does not have blob sha256:",
+        wrong: |node| node.fail(Fault::Missing(node.image.layers[1].digest.clone())),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "the registry stalls",
+        expected: "cannot be asked: no answer in 6s",
+        wrong: |node| node.fail(Fault::Stall),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "the bootstrap is empty",
+        expected: "is no RAFS bootstrap",
+        wrong: |node| damage(node, Vec::clear),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is zeroed",
+        expected: "is no RAFS bootstrap",
+        wrong: |node| damage(node, |bytes| bytes.fill(0)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is cut",
+        expected: "is cut|FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes.truncate(bytes.len() / 2 + 10)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is cut after its superblock",
+        expected: "FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes.truncate(8192)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is zeroed behind its superblock",
+        expected: "FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes[2048..].fill(0)),
+        right: again,
+    },
+    Wrong {
+        what: "no reference",
+        expected: "disable_snapshot_annotations",
+        wrong: unpack_without_labels,
+        right: again,
+    },
+    Wrong {
+        what: "no nydusd",
+        expected: "nydusd",
+        wrong: |node| replace_daemon(node, ""),
+        right: real_daemon,
+    },
+    Wrong {
+        what: "nydusd that fails",
+        expected: "its last words",
+        wrong: |node| replace_daemon(node, "#!/bin/sh\necho its last words >&2\nexit 3\n"),
+        right: real_daemon,
+    },
+    Wrong {
+        what: "no template",
+        expected: "nydusd.json: No such file",
+        wrong: |node| fs::remove_file(template(node)).expect("a template"),
+        right: right_template,
+    },
+    Wrong {
+        what: "a template that is no JSON",
+        expected: "no JSON",
+        wrong: |node| fs::write(template(node), "{").expect("a template"),
+        right: right_template,
+    },
+];
+
+#[test]
+fn faults_leave_nothing() {
+    for mut node in nodes() {
+        for wrong in WRONG {
+            again(&mut node);
+            check_wrong(&mut node, wrong);
+        }
+        node.clear();
+    }
+}
+
+fn check_wrong(node: &mut Node, wrong: &Wrong) {
+    (wrong.wrong)(node);
+    let what = |node: &Node| format!("{}\n{}", wrong.what, node.snapshotter.said());
+    let keys = node.expect(node.client.keys());
+    let top = node.unpack();
+    let client = node.client.patient_for(Duration::from_secs(10));
+    for key in ["prepared", "viewed"] {
+        let answer = match key {
+            "viewed" => client.view(key, &top),
+            _ => client.prepare(key, &top, &Labels::new()),
+        };
+        let error = answer.err().unwrap_or_else(|| panic!("{key}: {}", what(node)));
+        let said = error.message();
+        let expected = wrong.expected.split('|').any(|words| said.contains(words));
+        assert!(expected && !said.contains('\n'), "{said}\n{}", what(node));
+    }
+    assert_eq!(node.expect(node.client.keys()), keys, "{}", what(node));
+    if node.mode == "shared" {
+        // The daemon waits for the next image, or for this.
+        node.expect(node.client.cleanup());
+    }
+    node.check_left(keys.len());
+    (wrong.right)(node);
+    check_container(node, &node.unpack(), "right");
 }
