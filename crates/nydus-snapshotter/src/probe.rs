@@ -130,7 +130,6 @@ fn client_config(config: &Value, protocol: ClientProtocol) -> ClientConfig {
             .filter_map(certificate)
             .collect(),
         connect_timeout: Some(CONNECT),
-        read_timeout: Some(LIMIT),
         http_proxy: proxy.clone(),
         https_proxy: proxy,
         ..ClientConfig::default()

@@ -2,17 +2,22 @@
 
 use containerd_proto::snapshots::Mount;
 use nydus_e2e::client::{Client, IMAGE_REF, Labels, mount};
-use nydus_e2e::image::{self, Image, Rafs};
+use nydus_e2e::image::{self, Blob, Image, Rafs};
 use nydus_e2e::mounts::mounts;
 use nydus_e2e::proxy::{Fault, Proxy};
 use nydus_e2e::registry::Registry;
+use nydus_e2e::run::run;
 use nydus_e2e::snapshotter::{Snapshotter, Which};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, programs, rootfs, service};
 use nydus_mount_slice::{ExtraOption, FsVersion};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -27,6 +32,9 @@ daemon_mode = "MODE"
   nydusd_config = "TEMPLATE"
 [snapshot]
   enable_nydus_overlayfs = true
+[metrics]
+  address = "METRICS"
+  collect_interval = "1s"
 "#;
 
 const TEMPLATE: &str = r#"{"device":{"backend":{"type":"registry","config":{"scheme":"http",
@@ -44,6 +52,7 @@ struct Node {
     /// `None` while the registry is down.
     proxy: Option<Proxy>,
     host: String,
+    metrics: SocketAddr,
     registry: Registry,
     image: Image,
     mode: &'static str,
@@ -54,7 +63,12 @@ struct Node {
 impl Node {
     /// `None` if a program is missing, which is said.
     fn start(mode: &'static str, version: Rafs) -> Option<Self> {
-        let node = Self::try_start(mode, version);
+        Self::start_on(mode, version, |_| {})
+    }
+
+    /// The same, of which `prepare` makes the stage.
+    fn start_on(mode: &'static str, version: Rafs, prepare: fn(&Stage)) -> Option<Self> {
+        let node = Self::try_start(mode, version, prepare);
         if node.is_none() {
             not_run!(
                 "{mode} {version:?}: busybox, nydus-image, nydusd or docker-registry is missing"
@@ -63,31 +77,46 @@ impl Node {
         node
     }
 
-    fn try_start(mode: &'static str, version: Rafs) -> Option<Self> {
+    fn try_start(mode: &'static str, version: Rafs, prepare: fn(&Stage)) -> Option<Self> {
         let stage = Stage::of_a_node()?;
+        prepare(&stage);
         let layers = rootfs::layers(stage.path(), BIG)?;
         let image = image::nydus(&stage.join("image"), &layers, version)?;
         let registry = Registry::start(&stage.join("registry"), Some(LOGIN))?;
         registry.push(&image, "test/image", "tag");
         let proxy = Proxy::start(registry.address());
         let daemon = stage.join("nydusd");
+        let metrics = free_address();
         let config = CONFIG.replace("MODE", mode).replace("DAEMON", &daemon.to_string_lossy());
+        let config = config.replace("METRICS", &metrics.to_string());
         symlink(fs::canonicalize(programs::tool("nydusd/bin/nydusd")?).ok()?, daemon)
             .expect("a link");
         let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, TEMPLATE)?;
         snapshotter.login(&proxy.host(), LOGIN);
         let client = Client::new(snapshotter.socket());
         let (host, proxy) = (proxy.host(), Some(proxy));
-        Some(Self { client, snapshotter, proxy, host, registry, image, mode, version, stage })
+        Some(Self {
+            client,
+            snapshotter,
+            proxy,
+            host,
+            metrics,
+            registry,
+            image,
+            mode,
+            version,
+            stage,
+        })
     }
 
-    fn labels(&self) -> Labels {
-        Labels::from([(IMAGE_REF.into(), format!("{}/test/image:tag", self.host))])
+    /// The labels of the image that is pushed with this tag.
+    fn labels(&self, tag: &str) -> Labels {
+        Labels::from([(IMAGE_REF.into(), format!("{}/test/image:{tag}", self.host))])
     }
 
     /// Unpacks the image, unless that is done; the name of its topmost layer.
     fn unpack(&self) -> String {
-        let names = self.client.unpack(&self.image, &self.labels());
+        let names = self.client.unpack(&self.image, &self.labels("tag"));
         self.expect(names).pop().expect("a layer")
     }
 
@@ -146,10 +175,22 @@ impl Node {
         let said = || self.snapshotter.said();
         assert_eq!(self.daemons(), Vec::<i32>::new(), "{}", said());
         let mounted: Vec<_> = mounts().into_iter().map(|mount| mount.point).collect();
-        assert!(!mounted.iter().any(|point| point.starts_with(&root)), "{mounted:?}\n{}", said());
+        let below = |point: &PathBuf| point != &root && point.starts_with(&root);
+        assert!(!mounted.iter().any(below), "{mounted:?}\n{}", said());
+        for kind in ["config", "socket"] {
+            let mut left = names_in(&root.join(kind));
+            left.retain(|name| name != "shared");
+            assert_eq!(left, Vec::<String>::new(), "{kind}\n{}", said());
+        }
         let found = names_in(&root.join("snapshots"));
         assert_eq!(found.len(), directories, "{found:?}\n{}", said());
     }
+}
+
+/// An address that nobody listens at now.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address")
 }
 
 fn names_in(directory: &Path) -> Vec<String> {
@@ -467,4 +508,191 @@ fn check_wrong(node: &mut Node, wrong: &Wrong) {
     node.check_left(keys.len());
     (wrong.right)(node);
     check_container(node, &node.unpack(), "right");
+}
+
+/// A disk that others filled: what needs space fails, Remove does not, and then there is some.
+#[test]
+fn a_full_disk_is_survived() {
+    fn small(stage: &Stage) {
+        fs::create_dir_all(stage.join("s/r")).expect("a directory");
+        let options = Some(c"size=24m");
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("disk", stage.join("s/r"), "tmpfs", flags, options).expect("tmpfs");
+    }
+    for node in MODES.into_iter().filter_map(|mode| Node::start_on(mode, Rafs::V6, small)) {
+        let top = node.unpack();
+        let keys = node.expect(node.client.keys());
+        let filler = node.snapshotter.root().join("filler");
+        fill(&filler);
+        let client = node.client.patient_for(Duration::from_secs(10));
+        let error = client.prepare("full", &top, &Labels::new()).expect_err("a full disk");
+        let said = error.message();
+        assert!(said.contains("No space left on device"), "{said}\n{}", node.snapshotter.said());
+        assert_eq!(node.expect(node.client.keys()), keys);
+        node.expect(node.client.remove(&top));
+        fs::remove_file(&filler).expect("a file to remove");
+        check_container(&node, &node.unpack(), "after");
+        node.clear();
+    }
+}
+
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("a file");
+    for block in [1 << 20, 4096] {
+        while file.write_all(&vec![1; block]).is_ok() {}
+    }
+}
+
+/// A token that was revoked is seen before a container reads.
+#[test]
+fn a_revoked_token_is_told() {
+    for node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let top = node.unpack();
+        let root = node.mount(&node.container("c1", &top), "m1");
+        let table = [
+            (Fault::None, "", "1"),
+            (Fault::Unauthorized, "refuses the credentials for repository test/image", "0"),
+            (Fault::None, "", "1"),
+        ];
+        for (fault, trouble, readable) in table {
+            node.fail(fault);
+            let told = || told_trouble(&node).contains(trouble) && told_readable(&node) == readable;
+            let in_time = service::until(Duration::from_secs(15), || told());
+            let now = (told_trouble(&node), told_readable(&node));
+            assert!(in_time, "{now:?}, not {trouble:?}\n{}", node.snapshotter.said());
+            assert_eq!(now.0.is_empty(), trouble.is_empty(), "{}", now.0);
+        }
+        check_files(&root);
+        unmount(&root);
+        node.clear();
+    }
+}
+
+/// What `status` says about the only image.
+fn told_trouble(node: &Node) -> String {
+    let mut status = Command::new(programs::ours("containerd-nydus-grpc"));
+    let ran = run(status.args(["status", "--json", "--address"]).arg(node.snapshotter.socket()));
+    assert!(ran.ok(), "{ran}");
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    let instances = report["instances"].as_array().expect("instances");
+    // One that is just looked at may be left out.
+    let trouble = instances.first().and_then(|instance| instance["trouble"].as_str());
+    trouble.unwrap_or_default().to_owned()
+}
+
+fn told_readable(node: &Node) -> String {
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let answer = agent.get(format!("http://{}/metrics", node.metrics)).call().expect("metrics");
+    let text = answer.into_body().read_to_string().expect("text");
+    let line = text.lines().find(|line| line.starts_with("nydus_snapshotter_image_readable{"));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value.unwrap_or_default().to_owned()
+}
+
+/// Two images with the lower layer in common; one goes.
+#[test]
+fn only_what_nobody_uses_is_freed() {
+    for node in nodes() {
+        let [lower, upper] = ["layer1", "layer2"].map(|name| node.stage.join(name));
+        let other = node.stage.join("layer3");
+        rootfs::layer(&other, &[("data/other", b"other\n"), ("data/both", b"three\n")]);
+        let both = [lower, other];
+        let other = image::nydus(&node.stage.join("other"), &both, node.version).expect("image");
+        assert!(upper.is_dir() && node.image.layers[0].digest == other.layers[0].digest);
+        node.registry.push(&other, "test/image", "other");
+        let first = node.expect(node.client.unpack(&node.image, &node.labels("tag")));
+        let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+        check_container(&node, &first[2], "c1");
+        let root = node.mount(&node.container("c2", &second[2]), "m2");
+        assert_eq!(fs::read_to_string(root.join("data/other")).expect("a file"), "other\n");
+        File::open(root.join(rootfs::BIG))
+            .and_then(|mut file| file.read_exact(&mut [0]))
+            .expect("a byte");
+        let [shared, own, others] =
+            [&node.image.layers[0], &node.image.layers[1], &other.layers[1]];
+        let cached = |blob: &Blob| {
+            let names = names_in(&node.snapshotter.root().join("cache"));
+            names.iter().any(|name| name.starts_with(blob.hex()))
+        };
+        assert_eq!([shared, own, others].map(cached), [true; 3]);
+        for key in ["c1", &first[2], &first[1]] {
+            node.expect(node.client.remove(key));
+        }
+        node.expect(node.client.cleanup());
+        assert_eq!([shared, own, others].map(cached), [true, false, true]);
+        let served = node.proxy.as_ref().expect("a proxy").served(&shared.digest);
+        assert_eq!(fs::read(root.join(rootfs::BIG)).expect("a file"), rootfs::noise(BIG));
+        assert!(node.proxy.as_ref().expect("a proxy").served(&shared.digest) > served);
+        unmount(&root);
+        node.clear();
+    }
+}
+
+/// A nydusd that takes long: who waits for it can give up, and nobody else waits.
+#[test]
+fn a_client_gives_up() {
+    let Some(mut node) = Node::start("dedicated", Rafs::V6) else { return };
+    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
+    let other = other.expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let top = node.unpack();
+    // The program is asked for its options once.
+    check_container(&node, &top, "c0");
+    node.expect(node.client.remove("c0"));
+    node.expect(node.client.cleanup());
+    let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let keys = node.expect(node.client.keys());
+    let real = fs::canonicalize(node.stage.join("nydusd")).expect("nydusd");
+    replace_daemon(&node, &format!("#!/bin/sh\nsleep 5\nexec {} \"$@\"\n", real.display()));
+    let impatient = node.client.patient_for(Duration::from_millis(300));
+    let error = impatient.prepare("slow", &top, &Labels::new()).expect_err("too late");
+    assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(node.daemons().len(), 1);
+    real_daemon(&mut node);
+    let quick = node.client.patient_for(Duration::from_secs(3));
+    node.expect(quick.prepare("quick", &second[1], &Labels::new()));
+    assert!(node.client.stat("slow").is_ok(), "it is still being mounted");
+    node.expect(node.client.remove("quick"));
+    node.expect(node.client.cleanup());
+    let undone = || node.daemons().is_empty() && node.client.keys().is_ok_and(|now| now == keys);
+    assert!(service::until(Duration::from_secs(15), undone), "{}", node.snapshotter.said());
+    node.check_left(keys.len());
+    check_container(&node, &top, "c1");
+    node.clear();
+}
+
+/// Cleanup, as often as it can be called, beside images and containers that come and go.
+#[test]
+fn cleanup_beside_the_rest() {
+    for node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let cleaning = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    node.expect(node.client.cleanup());
+                }
+            });
+            let others = scope.spawn(|| come_and_go(&node)).join();
+            over.store(true, Ordering::Relaxed);
+            assert!(cleaning.join().is_ok() && others.is_ok());
+        });
+        node.clear();
+    }
+}
+
+fn come_and_go(node: &Node) {
+    for _ in 0..15 {
+        let top = node.unpack();
+        let root = node.mount(&node.container("stays", &top), "stays");
+        let before = node.daemons();
+        for number in 0..20 {
+            let key = format!("c{number}");
+            node.container(&key, &top);
+            node.expect(node.client.remove(&key));
+        }
+        check_files(&root);
+        assert_eq!(node.daemons(), before, "{}", node.snapshotter.said());
+        unmount(&root);
+        node.clear();
+    }
 }
