@@ -91,25 +91,24 @@ impl Images {
         bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
-        let live = self.shared_daemon().await?;
         let lower = self.layout.shared_mount().join(image.id.to_string());
-        let spec = live.daemon.spec();
-        self.remember(&live.id, spec, Some((image.id, &lower))).await?;
-        let config_file = self.layout.instance_config(&live.id, image.id);
+        let config_file = self.layout.instance_config(SHARED, image.id);
         let mounted = async {
-            files::bring_blob_meta(&self.settings, bootstrap)?;
+            // A full disk shows here; nydusd would not say so.
             files::write_secret(&config_file, config)?;
+            let live = self.shared_daemon().await?;
+            files::bring_blob_meta(&self.settings, bootstrap)?;
+            self.remember(&live.id, live.daemon.spec(), Some((image.id, &lower))).await?;
             let source = bootstrap.to_string_lossy().into_owned();
             let mount = Mount::rafs(source, config.clone());
-            let client = live.daemon.client();
-            match client.mount(&files::submount(image.id), &mount).await {
+            match live.daemon.client().mount(&files::submount(image.id), &mount).await {
                 // Killed between this call and its record: it is ours.
                 Err(error) if !error.is_already_mounted() => Err(Error::from(error)),
-                _ => Ok(()),
+                _ => Ok(live),
             }
         };
         match mounted.await {
-            Ok(()) => Ok((live, lower)),
+            Ok(live) => Ok((live, lower)),
             Err(error) => {
                 files::discard_instance(&config_file);
                 self.forget(None, Some(image.id)).await?;
@@ -156,7 +155,11 @@ impl Images {
                 Err(error) if !error.is_not_mounted() && !live.is_gone() => {
                     return Err(error.into());
                 }
-                _ => files::discard_instance(&self.layout.instance_config(&live.id, id)),
+                _ => {}
+            }
+            // One that was taken over may have either name.
+            for daemon in [SHARED, &live.id] {
+                files::discard_instance(&self.layout.instance_config(daemon, id));
             }
             return self.forget(None, Some(id)).await;
         }

@@ -234,8 +234,10 @@ impl Images {
     /// It does not end.
     pub async fn release_shared(&self) -> Result<(), Error> {
         let mut shared = self.shared.lock().await;
-        let used = |live: &Arc<Live>| self.served().iter().any(|s| Arc::ptr_eq(&s.live, live));
-        if let Some(live) = shared.as_ref().filter(|live| !used(live)) {
+        let slots: Vec<Slot> = self.slots().values().cloned().collect();
+        // A slot that somebody holds may be just about to use it.
+        let uses = |slot: &Slot| slot.try_lock().map_or(true, |served| served.is_some());
+        if let Some(live) = shared.as_ref().filter(|_| !slots.iter().any(uses)) {
             self.stop_daemon(live).await?;
             *shared = None;
         }

@@ -1,7 +1,7 @@
 //! After a start of ours: daemons of an earlier run are taken over where they live. What is dead
 //! is cleared, and served again when somebody asks for it.
 
-use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, Served, files};
+use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, files};
 use crate::store::Lookup;
 use nydus_mount_slice::Secret;
 use nydusd_client::{Daemon, Mode, Spec, State, clear_stale};
@@ -106,13 +106,13 @@ impl Images {
 
     /// The configuration that it was started with, as far as it can be found.
     fn config_of(&self, live: &Live, image: &Image) -> Secret {
-        let path = match live.shared {
-            true => self.layout.instance_config(&live.id, image.id),
-            false => self.layout.daemon_config(&live.id),
+        let paths = match live.shared {
+            true => [SHARED, &live.id].map(|id| self.layout.instance_config(id, image.id)).to_vec(),
+            false => vec![self.layout.daemon_config(&live.id)],
         };
-        match fs::read_to_string(path) {
-            Ok(config) => config.into(),
-            Err(_) => self.config(image).unwrap_or_default(),
+        match paths.iter().find_map(|path| fs::read_to_string(path).ok()) {
+            Some(config) => config.into(),
+            None => self.config(image).unwrap_or_default(),
         }
     }
 
