@@ -109,14 +109,16 @@ impl Snapshots {
     pub async fn undo(&self, record: &Record) {
         let (key, id) = (record.key.clone(), record.id);
         let removed = self.store.write(move |draft| match draft.find(&key)? {
-            Some(there) if there.id == id => draft.remove(&key).map(|_| true),
-            _ => Ok(false),
+            Some(there) if there.id == id => draft.remove(&key).map(drop),
+            _ => Ok(()),
         });
-        let undone = match removed.await {
-            Ok(_) => self.discard(id).await,
-            Err(error) => Err(error.into()),
+        let undone = async {
+            removed.await?;
+            self.discard(id).await?;
+            // Its image may have been served for it alone.
+            self.release_unused().await
         };
-        if let Err(error) = undone {
+        if let Err(error) = undone.await {
             tracing::warn!(key = record.key, id, %error, "a snapshot cannot be taken back");
         }
     }
