@@ -48,6 +48,8 @@ pub struct Case {
     pub rafs: Rafs,
     /// `nydus_overlayfs_path`; HERE is replaced by a directory with a link to the helper.
     pub helper: &'static str,
+    /// More lines for config.toml.
+    pub more: &'static str,
 }
 
 /// A registry, a snapshotter and a containerd. They end in this order, backwards.
@@ -74,7 +76,7 @@ impl Node {
         let helper = case.helper.replace("HERE", &stage.path().to_string_lossy());
         let link = programs::ours("nydus-overlayfs").canonicalize().expect("the helper");
         std::os::unix::fs::symlink(link, stage.join("nydus-overlayfs-own")).expect("a link");
-        let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper);
+        let config = CONFIG.replace("MODE", case.mode).replace("HELPER", &helper) + case.more;
         let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, NYDUSD)?;
         snapshotter.login(&proxy.host(), LOGIN);
         let (socket, root) = (snapshotter.socket(), snapshotter.root());

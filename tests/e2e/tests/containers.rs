@@ -2,10 +2,11 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Image, Rafs};
-use nydus_e2e::node::{Case, Node};
+use nydus_e2e::node::{Case, LIMIT, Node};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, rootfs, service};
 use std::fs;
+use std::path::Path;
 
 /// Runs `test` on a node; afterwards nothing is left.
 fn on(case: Case, test: impl FnOnce(&mut Node)) {
@@ -27,7 +28,7 @@ const fn case(
     rafs: Rafs,
     helper: &'static str,
 ) -> Case {
-    Case { containerd, mode, rafs, helper }
+    Case { containerd, mode, rafs, helper, more: "" }
 }
 
 #[test]
@@ -155,4 +156,29 @@ fn both_stacks_run_the_helper() {
             node.remove(&reference);
         });
     }
+}
+
+/// With a limit, and outside our own group: so they outlive our unit.
+#[test]
+fn daemons_have_a_control_group() {
+    let places = ["/sys/fs/cgroup/memory/nydusd", "/sys/fs/cgroup/nydusd"];
+    let is_there = |place: &&str| Path::new(place).exists();
+    if places.iter().any(is_there) {
+        return not_run!("there is a control group nydusd already");
+    }
+    let plain = case(VERSIONS[0], "dedicated", Rafs::V6, "nydus-overlayfs");
+    let more = "[cgroup]\nenable = true\nmemory_limit = '512MiB'\n";
+    on(Case { more, ..plain }, |node| {
+        let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+        node.done(&node.containerd.start_container(&[], &reference, "c", &["sleep", "1000"]));
+        let group = places.iter().copied().find(|place| is_there(place)).expect("a group");
+        let read = |name| fs::read_to_string(Path::new(group).join(name)).unwrap_or_default();
+        let pids: Vec<_> = node.daemons().iter().map(|pid| pid.as_raw_pid().to_string()).collect();
+        assert_eq!(read("cgroup.procs").split_whitespace().collect::<Vec<_>>(), pids);
+        let limit = [read("memory.limit_in_bytes"), read("memory.max")].concat();
+        assert_eq!(limit.trim(), (512 << 20).to_string());
+        node.containerd.remove_container("c");
+        node.remove(&reference);
+        assert!(service::until(LIMIT, || fs::remove_dir(group).is_ok()), "{group} stays");
+    });
 }

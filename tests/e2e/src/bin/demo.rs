@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let (containerd, mode, rafs) = (VERSIONS[0], "dedicated", Rafs::V6);
-    let case = Case { containerd, mode, rafs, helper: "nydus-overlayfs" };
+    let case = Case { containerd, mode, rafs, helper: "nydus-overlayfs", more: "" };
     let start = step("start docker-registry, containerd-nydus-grpc and containerd 1.6");
     let Some(mut node) = Node::start(stage, case) else {
         println!("  not run: a program could not be fetched");
