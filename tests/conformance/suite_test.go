@@ -25,7 +25,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-const limit = 20 * time.Second
+// How long a server may take to listen, and to end.
+const limit = 10 * time.Second
 
 const containerdConfig = `version = 2
 root = "%[1]s/root"
@@ -79,8 +80,56 @@ func (s *server) stop() error {
 		return err
 	case <-time.After(limit):
 		_ = s.command.Process.Kill()
+		s.ended <- <-s.ended
 		return fmt.Errorf("%s does not end", s.command.Path)
 	}
+}
+
+// The servers of one case, and the directory that they share.
+type stack struct {
+	beside  string
+	servers []*server
+}
+
+func (s *stack) start(log, socket, program string, arguments ...string) error {
+	one, err := start(filepath.Join(s.beside, log), socket, program, arguments...)
+	if err == nil {
+		s.servers = append(s.servers, one)
+	}
+	return err
+}
+
+// Starts the program, and containerd if there is one to ask. Returns what to dial, and the
+// snapshotter's name there.
+func (s *stack) up(root string) (socket, name string, err error) {
+	socket = filepath.Join(s.beside, "s.sock")
+	arguments := append([]string{"--root", root, "--address", socket}, strings.Fields(os.Getenv("ARGUMENTS"))...)
+	if err := s.start("log", socket, os.Getenv("SNAPSHOTTER"), arguments...); err != nil {
+		return "", "", err
+	}
+	containerd := os.Getenv("CONTAINERD")
+	if containerd == "" {
+		return socket, "", nil
+	}
+	config := filepath.Join(s.beside, "config.toml")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf(containerdConfig, s.beside, socket)), 0o600); err != nil {
+		return "", "", err
+	}
+	socket = filepath.Join(s.beside, "containerd.sock")
+	return socket, "tested", s.start("log2", socket, containerd, "--config", config)
+}
+
+// Ends every server, the last one first; the first error.
+func (s *stack) down() (failure error) {
+	for i := len(s.servers) - 1; i >= 0; i-- {
+		if err := s.servers[i].stop(); err != nil && failure == nil {
+			failure = err
+		}
+	}
+	if err := os.RemoveAll(s.beside); err != nil && failure == nil {
+		failure = err
+	}
+	return failure
 }
 
 // What the suite calls for each case.
@@ -89,44 +138,26 @@ func open(_ context.Context, root string) (snapshots.Snapshotter, func() error, 
 	if err != nil {
 		return nil, nil, err
 	}
-	socket := filepath.Join(beside, "s.sock")
-	arguments := append([]string{"--root", root, "--address", socket}, strings.Fields(os.Getenv("ARGUMENTS"))...)
-	servers := make([]*server, 0, 2)
-	one, err := start(filepath.Join(beside, "log"), socket, os.Getenv("SNAPSHOTTER"), arguments...)
+	servers := &stack{beside: beside}
+	socket, name, err := servers.up(root)
 	if err != nil {
+		_ = servers.down()
 		return nil, nil, err
-	}
-	servers = append(servers, one)
-	name := ""
-	if program := os.Getenv("CONTAINERD"); program != "" {
-		config := filepath.Join(beside, "config.toml")
-		text := fmt.Sprintf(containerdConfig, beside, socket)
-		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-			return nil, nil, err
-		}
-		socket, name = filepath.Join(beside, "containerd.sock"), "tested"
-		two, err := start(filepath.Join(beside, "log2"), socket, program, "--config", config)
-		if err != nil {
-			return nil, nil, err
-		}
-		servers = append(servers, two)
 	}
 	connection, err := grpc.Dial("unix://"+socket, grpc.WithInsecure())
 	if err != nil {
+		_ = servers.down()
 		return nil, nil, err
 	}
 	end := func() error {
 		_ = connection.Close()
-		for i := len(servers) - 1; i >= 0; i-- {
-			if err := servers[i].stop(); err != nil {
-				return err
-			}
-		}
-		return os.RemoveAll(beside)
+		return servers.down()
 	}
 	return proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(connection), name), end, nil
 }
 
 func TestSuite(t *testing.T) {
+	// The suite clears it too, but sets it back before its cases, which are parallel, begin.
+	syscall.Umask(0)
 	testsuite.SnapshotterSuite(t, "Tested", open)
 }

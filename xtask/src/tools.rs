@@ -105,13 +105,18 @@ fn nydusd() -> Result<()> {
 
 /// Go with containerd's sources: some hundred packages, which only work where they belong.
 pub(crate) fn go() -> Result<()> {
-    const SUITE: &str =
-        "/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite";
-    if Path::new(SUITE).exists() && Path::new("/usr/bin/go").exists() {
+    if has_go() {
         return Ok(());
     }
     let packages = ["golang-go", "golang-github-containerd-containerd-dev"];
     ui::step("install golang-go and containerd's sources", || apt::install(&packages))
+}
+
+/// Whether they are here.
+pub(crate) fn has_go() -> bool {
+    const SUITE: &str =
+        "/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite";
+    Path::new(SUITE).exists() && Path::new("/usr/bin/go").exists()
 }
 
 /// The library path that unpacked programs need.

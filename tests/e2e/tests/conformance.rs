@@ -2,8 +2,10 @@
 //! through the proxy plugin of each containerd. The Go snapshotter beside it, for docs.
 
 use nydus_e2e::run::{Ran, run, run_for};
-use nydus_e2e::{not_run, programs, stage};
+use nydus_e2e::stage::Stage;
+use nydus_e2e::{mounts, not_run, programs};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,8 @@ const SKIPPED: [&str; 1] = ["Rename"];
 const CASES: usize = 20;
 /// Seconds for the whole suite; compiling it takes most of a minute.
 const LIMIT: i64 = 240;
+const NO_GO: &str = "no golang-go, or no golang-github-containerd-containerd-dev";
+const NOT_ROOT: &str = "not root of the machine";
 
 /// The suite as a program; `None` if it cannot be compiled here.
 fn suite() -> Option<&'static Path> {
@@ -27,7 +31,6 @@ fn build() -> Option<PathBuf> {
     let there = Path::new(SOURCES).join("src/github.com/containerd/containerd/snapshots/testsuite");
     let go = Command::new("go").arg("version").output();
     if go.is_err() || !there.exists() {
-        not_run!("no golang-go, or no golang-github-containerd-containerd-dev");
         return None;
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("conformance");
@@ -53,32 +56,29 @@ fn outcomes(ran: &Ran) -> BTreeMap<String, String> {
     output.lines().filter_map(of).collect()
 }
 
-fn ask(suite: &Path, program: &Path, arguments: &str, containerd: Option<&Path>) -> Ran {
-    let scratch = tempfile::tempdir().expect("a directory");
-    let mut command = Command::new(suite);
-    command.args(["-test.v", "-test.root"]).current_dir(scratch.path());
-    command.env("SNAPSHOTTER", program).env("ARGUMENTS", arguments).env("TMPDIR", scratch.path());
-    match containerd {
-        Some(containerd) => command.env("CONTAINERD", containerd),
-        None => command.env_remove("CONTAINERD"),
-    };
-    run_for(&mut command, LIMIT)
+/// Runs the suite in `stage`, where it must leave no mount.
+fn ask(stage: &Stage, suite: &Path, asked: &[(&str, &OsStr)]) -> Ran {
+    let mut command = stage.command(suite);
+    command.args(["-test.v", "-test.root"]).env("TMPDIR", stage.path());
+    command.env_remove("ARGUMENTS").env_remove("CONTAINERD").envs(asked.iter().copied());
+    let ran = run_for(&mut command, LIMIT);
+    let left = mounts::mounts().into_iter().filter(|mount| mount.point.starts_with(stage.path()));
+    assert_eq!(left.map(|mount| mount.point).collect::<Vec<_>>(), Vec::<PathBuf>::new(), "{ran}");
+    ran
 }
 
 fn passes(containerd: Option<&str>) {
-    if !rustix::process::geteuid().is_root() || stage::private_namespace().is_err() {
-        return not_run!("the suite needs root");
-    }
-    let Some(suite) = suite() else { return };
-    let containerd = match containerd {
-        None => None,
-        Some(folder) => match programs::tool(&format!("{folder}/usr/bin/containerd")) {
-            Some(program) => Some(program),
-            None => return not_run!("{folder} is missing"),
-        },
-    };
+    let Some(stage) = Stage::of_a_node() else { return not_run!("{NOT_ROOT}") };
+    let Some(suite) = suite() else { return not_run!("{NO_GO}") };
     let program = programs::ours("containerd-nydus-grpc");
-    let ran = ask(suite, &program, "", containerd.as_deref());
+    let mut asked = vec![("SNAPSHOTTER", program.as_os_str())];
+    let found = containerd.map(|folder| programs::tool(&format!("{folder}/usr/bin/containerd")));
+    match &found {
+        None => {}
+        Some(Some(containerd)) => asked.push(("CONTAINERD", containerd.as_os_str())),
+        Some(None) => return not_run!("{} is missing", containerd.unwrap_or_default()),
+    }
+    let ran = ask(&stage, suite, &asked);
     let outcomes = outcomes(&ran);
     let those = |wanted: &str| {
         let those = outcomes.iter().filter(move |(_, outcome)| *outcome == wanted);
@@ -86,6 +86,8 @@ fn passes(containerd: Option<&str>) {
     };
     assert_eq!(those("FAIL"), Vec::<&str>::new(), "{ran}");
     assert_eq!((those("SKIP"), those("PASS").len()), (SKIPPED.to_vec(), CASES), "{ran}");
+    // A case that failed to clean up, or a crash after the last one.
+    assert!(ran.ok(), "{ran}");
 }
 
 #[test]
@@ -115,22 +117,21 @@ fn the_go_snapshotter_for_comparison() {
     let Some(go) = programs::tool("nydus-snapshotter/usr/bin/containerd-nydus-grpc") else {
         return not_run!("no Go peer");
     };
-    if stage::private_namespace().is_err() {
-        return not_run!("the suite needs root");
-    }
+    let Some(stage) = Stage::of_a_node() else { return not_run!("{NOT_ROOT}") };
     let (Some(suite), Some(nydusd)) = (suite(), programs::tool("nydusd/bin/nydusd")) else {
         return not_run!("no suite, or no nydusd");
     };
-    let scratch = tempfile::tempdir().expect("a directory");
-    let template = scratch.path().join("nydusd.json");
+    let template = stage.join("nydusd.json");
     fs::write(&template, TEMPLATE).expect("a template");
     let arguments = format!(
         "--nydusd {} --nydusd-config {} --daemon-mode none --log-to-stdout",
         nydusd.display(),
         template.display()
     );
-    let theirs = outcomes(&ask(suite, &go, &arguments, None));
-    let ours = outcomes(&ask(suite, &programs::ours("containerd-nydus-grpc"), "", None));
+    let theirs = [("SNAPSHOTTER", go.as_os_str()), ("ARGUMENTS", arguments.as_ref())];
+    let theirs = outcomes(&ask(&stage, suite, &theirs));
+    let ours = programs::ours("containerd-nydus-grpc");
+    let ours = outcomes(&ask(&stage, suite, &[("SNAPSHOTTER", ours.as_os_str())]));
     assert_eq!(theirs.len(), CASES + SKIPPED.len());
     println!("| case | ours | Go 0.13.4 |\n|---|---|---|");
     for (case, outcome) in &ours {
@@ -145,7 +146,7 @@ const TEMPLATE: &str = r#"{"device":{"backend":{"type":"localfs","config":{"dir"
 #[test]
 fn the_suite_is_formatted() {
     if suite().is_none() {
-        return;
+        return not_run!("{NO_GO}");
     }
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../conformance");
     let ran = run(Command::new("gofmt").arg("-l").arg(source));

@@ -70,15 +70,15 @@ fn how_it_went(tier: &Tier, sandbox: Sandbox, full: bool) -> Result<Outcome> {
     let end_to_end = ["--package", "nydus-e2e", "--test", &tier.name];
     match tier.how {
         How::Cargo(args) => cargo_test(tier, args, sandbox, full),
-        How::EndToEnd if sandbox == Sandbox::None => Ok(no_sandbox()),
+        How::EndToEnd if sandbox == Sandbox::None => {
+            Ok(Outcome::not_run("needs root or user namespaces"))
+        }
+        How::EndToEnd if tier.name == "conformance" && !tools::has_go() => {
+            Ok(Outcome::not_run("needs golang-go and golang-github-containerd-containerd-dev"))
+        }
         How::EndToEnd => cargo_test(tier, &end_to_end, sandbox, full),
         How::Fuzz => fuzz::run(sandbox),
     }
-}
-
-fn no_sandbox() -> Outcome {
-    let reason = "needs root or user namespaces".to_owned();
-    Outcome { not_run: vec![reason], ..Outcome::default() }
 }
 
 fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, full: bool) -> Result<Outcome> {

@@ -24,6 +24,11 @@ impl Outcome {
         Self { trouble: Some(format!("{error:#}")), ..Self::default() }
     }
 
+    /// One of which nothing was run.
+    pub(crate) fn not_run(reason: &str) -> Self {
+        Self { not_run: vec![reason.to_owned()], ..Self::default() }
+    }
+
     pub(crate) fn word(&self) -> &'static str {
         match self {
             _ if !self.ok() => "FAILED",
