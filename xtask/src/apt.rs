@@ -36,6 +36,16 @@ impl Suite {
         self.apt("download", 600).arg("download").args(packages).dir(to).run()
     }
 
+    /// `packages` and, of what they depend on, the packages whose names begin with `prefix`.
+    pub(crate) fn with_dependencies(&self, packages: &[&str], prefix: &str) -> Result<Vec<String>> {
+        let named = packages.iter().map(|package| format!("{package}/{}", self.name));
+        let mut apt = self.apt("dependencies", 120);
+        let plan = apt.args(["-s", "--no-install-recommends", "install"]).args(named).output()?;
+        let planned = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        let wanted = |name: &&str| name.starts_with(prefix) || packages.contains(name);
+        Ok(planned.filter(wanted).map(str::to_owned).collect())
+    }
+
     fn apt(&self, verb: &str, limit: u64) -> Cmd {
         let mut apt = Cmd::new(&format!("apt-{verb}-{}", self.name), limit, "apt-get");
         // `-c` is read after the host's own settings, which keep a proxy working.
@@ -82,19 +92,14 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
     if std::env::split_paths(&path).any(|dir| dir.join(program).exists()) {
         return Ok(());
     }
-    install(&[package])
-}
-
-/// Installs packages on this machine.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    println!("  installing {} with apt-get", packages.join(" "));
+    println!("  {program} is missing: installing {package} with apt-get");
     let apt = |verb: &str| {
         let mut apt = Cmd::new(&format!("apt-{verb}"), 600, "apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", verb]);
         apt
     };
     apt("update").run()?;
-    apt("install").arg("--no-install-recommends").args(packages).run()
+    apt("install").args(["--no-install-recommends", package]).run()
 }
 
 /// The host's own mirrors of Debian, then the public one.

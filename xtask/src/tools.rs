@@ -17,6 +17,8 @@ struct Part {
     suites: &'static [&'static str],
     /// Nothing much can be tested without it.
     required: bool,
+    /// Their dependencies whose names begin so belong to them; empty for none.
+    with: &'static str,
 }
 
 /// Debian's keys as the host has them; they verify the newer keys, which verify the rest.
@@ -26,6 +28,7 @@ const KEYRING: Part = Part {
     packages: &["debian-archive-keyring"],
     suites: &["bookworm"],
     required: false,
+    with: "",
 };
 
 const PARTS: &[Part] = &[
@@ -34,39 +37,65 @@ const PARTS: &[Part] = &[
         packages: &["fuse3", "libfuse3-3"],
         suites: &["bookworm"],
         required: true,
+        with: "",
     },
     Part {
         name: "nydus-snapshotter",
         packages: &["nydus-snapshotter"],
         suites: &["trixie", "sid"],
         required: false,
+        with: "",
     },
     Part {
         name: "containerd-1.6",
         packages: &["containerd"],
         suites: &["bookworm"],
         required: true,
+        with: "",
     },
     Part {
         name: "containerd-1.7",
         packages: &["containerd"],
         suites: &["trixie"],
         required: false,
+        with: "",
     },
-    Part { name: "containerd-2.1", packages: &["containerd"], suites: &["sid"], required: false },
+    Part {
+        name: "containerd-2.1",
+        packages: &["containerd"],
+        suites: &["sid"],
+        required: false,
+        with: "",
+    },
     Part {
         name: "runc",
         packages: &["runc", "libseccomp2"],
         suites: &["bookworm"],
         required: true,
+        with: "",
+    },
+    // Go with the sources of containerd's suite for snapshotters.
+    Part {
+        name: "golang",
+        packages: &["golang-go", "golang-github-containerd-containerd-dev"],
+        suites: &["bookworm"],
+        required: false,
+        with: "golang-",
     },
     Part {
         name: "registry",
         packages: &["docker-registry"],
         suites: &["bookworm"],
         required: true,
+        with: "",
     },
-    Part { name: "busybox", packages: &["busybox-static"], suites: &["bookworm"], required: true },
+    Part {
+        name: "busybox",
+        packages: &["busybox-static"],
+        suites: &["bookworm"],
+        required: true,
+        with: "",
+    },
 ];
 
 /// `nydusd` and `nydus-image` come from the Rust package registry.
@@ -103,20 +132,9 @@ fn nydusd() -> Result<()> {
     ui::step("build nydusd", || cargo.run())
 }
 
-/// Go with containerd's sources: some hundred packages, which only work where they belong.
-pub(crate) fn go() -> Result<()> {
-    if has_go() {
-        return Ok(());
-    }
-    let packages = ["golang-go", "golang-github-containerd-containerd-dev"];
-    ui::step("install golang-go and containerd's sources", || apt::install(&packages))
-}
-
-/// Whether they are here.
-pub(crate) fn has_go() -> bool {
-    const SUITE: &str =
-        "/usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite";
-    Path::new(SUITE).exists() && Path::new("/usr/bin/go").exists()
+/// Whether a part is there.
+pub(crate) fn has(name: &str) -> bool {
+    PARTS.iter().any(|part| part.name == name && fetched(part))
 }
 
 /// The library path that unpacked programs need.
@@ -157,14 +175,19 @@ fn fetch_from_any(part: &Part, keyring: &Path) -> Result<()> {
 fn fetch_from(part: &Part, suite: &str, keyring: &Path) -> Result<()> {
     let (debs, tree) = (scratch(part, "debs")?, scratch(part, "tree")?);
     let source = Suite::open(suite, &paths::tools().join(".apt"), keyring)?;
-    source.download(part.packages, &debs)?;
+    let packages = match part.with {
+        "" => part.packages.iter().map(|name| (*name).to_owned()).collect(),
+        prefix => source.with_dependencies(part.packages, prefix)?,
+    };
+    let packages: Vec<_> = packages.iter().map(String::as_str).collect();
+    source.download(&packages, &debs)?;
     let mut unpacked = Vec::new();
     for deb in fs::read_dir(&debs)? {
         let deb = deb?.path();
         Cmd::new("dpkg-deb", 300, "dpkg-deb").arg("-x").args([&deb, &tree]).run()?;
         unpacked.push(deb.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
-    ensure!(unpacked.len() == part.packages.len(), "apt-get brought {unpacked:?}");
+    ensure!(unpacked.len() == packages.len(), "apt-get brought {unpacked:?}");
     fs::write(tree.join(".stamp"), format!("{}\n{suite}: {unpacked:?}\n", spec(part)))?;
     let place = paths::tools().join(part.name);
     let _ = fs::remove_dir_all(&place);

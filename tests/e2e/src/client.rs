@@ -146,7 +146,8 @@ impl Client {
         call: impl AsyncFnOnce(SnapshotsClient<Channel>) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let address = format!("unix://{}", self.socket.display());
-        let endpoint = Endpoint::from_shared(address).expect("an address");
+        let internal = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        let endpoint = Endpoint::from_shared(address).map_err(|error| internal(&error))?;
         let called = async {
             let channel = endpoint.connect().await;
             call(SnapshotsClient::new(channel.map_err(|e| Status::unavailable(e.to_string()))?))
@@ -156,7 +157,7 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         // What is not done in time is dropped: the snapshotter sees the request cancelled.
         let in_time = async { tokio::time::timeout(self.limit, called).await };
-        runtime.expect("a runtime").block_on(in_time).unwrap_or_else(|_| Err(late()))
+        runtime.map_err(|error| internal(&error))?.block_on(in_time).unwrap_or_else(|_| Err(late()))
     }
 }
 

@@ -224,7 +224,7 @@ fn an_image_is_served_and_removed() {
     for node in nodes() {
         let top = node.unpack();
         let entry = node.container("c1", &top);
-        assert_eq!(node.expect(node.client.mounts("c1")), [entry.clone()]);
+        assert_eq!(node.expect(node.client.mounts("c1")), std::slice::from_ref(&entry));
         check_slice(&node, &entry);
         let root = node.mount(&entry, "m1");
         check_files(&root);
@@ -559,7 +559,7 @@ fn a_revoked_token_is_told() {
         for (fault, trouble, readable) in table {
             node.fail(fault);
             let told = || told_trouble(&node).contains(trouble) && told_readable(&node) == readable;
-            let in_time = service::until(Duration::from_secs(15), || told());
+            let in_time = service::until(Duration::from_secs(15), told);
             let now = (told_trouble(&node), told_readable(&node));
             assert!(in_time, "{now:?}, not {trouble:?}\n{}", node.snapshotter.said());
             assert_eq!(now.0.is_empty(), trouble.is_empty(), "{}", now.0);

@@ -45,10 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// Builds and fetches all that the tiers need, outside their time limits.
 fn prepare(chosen: &[Tier]) -> Result<Vec<(&'static str, String)>> {
     let end_to_end = chosen.iter().any(|tier| tier.how == How::EndToEnd);
-    let mut missing = if end_to_end { tools::run()? } else { Vec::new() };
-    if chosen.iter().any(|tier| tier.name == "conformance") {
-        missing.extend(tools::go().err().map(|error| ("golang", format!("{error:#}"))));
-    }
+    let missing = if end_to_end { tools::run()? } else { Vec::new() };
     if end_to_end {
         dist::run()?;
     }
@@ -73,7 +70,7 @@ fn how_it_went(tier: &Tier, sandbox: Sandbox, full: bool) -> Result<Outcome> {
         How::EndToEnd if sandbox == Sandbox::None => {
             Ok(Outcome::not_run("needs root or user namespaces"))
         }
-        How::EndToEnd if tier.name == "conformance" && !tools::has_go() => {
+        How::EndToEnd if tier.name == "conformance" && !tools::has("golang") => {
             Ok(Outcome::not_run("needs golang-go and golang-github-containerd-containerd-dev"))
         }
         How::EndToEnd => cargo_test(tier, &end_to_end, sandbox, full),
