@@ -14,6 +14,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// Bytes that must be free for an image to be served: its configuration, logs, maps of chunks.
+const SPACE: u64 = 4 << 20;
+
 /// The name of a daemon of its own.
 pub(super) fn dedicated(image: u64) -> String {
     format!("d{image}")
@@ -82,6 +85,18 @@ fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
         cgroup: settings.cgroup.clone(),
         ..Spec::new(mode, layout.api_socket(id))
     }
+}
+
+/// Refuses a disk that is full, or nearly: where it cannot write, `nydusd` hangs or dies.
+pub(super) fn space(path: &Path) -> Result<(), Error> {
+    let failed = |error| Error::File(path.to_owned(), error);
+    let disk = rustix::fs::statvfs(path).map_err(|error| failed(error.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= SPACE || disk.f_blocks == 0 {
+        return Ok(());
+    }
+    let text = format!("No space left on device: {free} bytes are free, expected {SPACE}");
+    Err(failed(io::Error::new(io::ErrorKind::StorageFull, text)))
 }
 
 /// Makes the directories that a daemon needs.

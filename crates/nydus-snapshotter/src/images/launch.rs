@@ -22,6 +22,7 @@ impl Images {
     pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
         bootstrap::version(&self.layout.bootstrap(image.id))?;
         let config = self.config(&image)?;
+        files::space(self.layout.root())?;
         let (mounted, readable) =
             tokio::join!(self.mount(&image, &config), probe::blobs(&config, &image.blobs));
         let (live, lower) = match mounted {
@@ -94,7 +95,6 @@ impl Images {
         let lower = self.layout.shared_mount().join(image.id.to_string());
         let config_file = self.layout.instance_config(SHARED, image.id);
         let mounted = async {
-            // A full disk shows here; nydusd would not say so.
             files::write_secret(&config_file, config)?;
             let live = self.shared_daemon().await?;
             files::bring_blob_meta(&self.settings, bootstrap)?;
