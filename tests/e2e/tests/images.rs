@@ -525,12 +525,16 @@ fn a_full_disk_is_survived() {
         let top = node.unpack();
         let keys = node.expect(node.client.keys());
         let filler = node.snapshotter.root().join("filler");
-        fill(&filler);
         let client = node.client.patient_for(Duration::from_secs(10));
-        let error = client.prepare("full", &top, &Labels::new()).expect_err("a full disk");
-        let said = error.message();
-        assert!(said.contains("No space left on device"), "{said}\n{}", node.snapshotter.said());
-        assert_eq!(node.expect(node.client.keys()), keys);
+        for spare in [0, 4096, 16384] {
+            fill(&filler, spare);
+            let error = client.prepare("full", &top, &Labels::new()).expect_err("a full disk");
+            let said = error.message();
+            let expected = said.contains("No space left on device");
+            assert!(expected, "{spare}: {said}\n{}", node.snapshotter.said());
+            assert_eq!(node.expect(node.client.keys()), keys);
+            node.check_left(keys.len());
+        }
         node.expect(node.client.remove(&top));
         fs::remove_file(&filler).expect("a file to remove");
         check_container(&node, &node.unpack(), "after");
@@ -538,11 +542,14 @@ fn a_full_disk_is_survived() {
     }
 }
 
-fn fill(path: &Path) {
+/// Makes a file that leaves this many bytes of the disk free.
+fn fill(path: &Path, spare: u64) {
     let mut file = File::create(path).expect("a file");
     for block in [1 << 20, 4096] {
         while file.write_all(&vec![1; block]).is_ok() {}
     }
+    let blocks = file.metadata().expect("a file").len() / 4096;
+    file.set_len(blocks * 4096 - spare).expect("a file to shorten");
 }
 
 /// A token that was revoked is seen before a container reads.
