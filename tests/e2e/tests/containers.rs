@@ -182,3 +182,18 @@ fn daemons_have_a_control_group() {
         assert!(service::until(LIMIT, || fs::remove_dir(group).is_ok()), "{group} stays");
     });
 }
+
+/// docs/none-mode.md: who looks up a user's name in the image on the host.
+#[test]
+fn without_a_daemon_no_name_is_found() {
+    on(case(VERSIONS[2], "none", Rafs::V6, "nydus-overlayfs"), |node| {
+        let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+        let ran = node.containerd.run(&["--user", "nobody"], &reference, "c", &["id"]);
+        assert!(!ran.ok() && ran.said().contains(NO_NAME), "{ran}\n{}", node.logs());
+        assert_eq!(node.daemons(), []);
+        node.remove(&reference);
+    });
+}
+
+/// What containerd says then.
+const NO_NAME: &str = "etc/passwd: no such file or directory";
