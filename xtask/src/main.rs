@@ -34,7 +34,7 @@ enum Task {
     Demo,
     #[command(hide = true)]
     DemoInside,
-    /// Measure the helper beside its peers, as a table, JSON and plots
+    /// Measure helper and snapshotter beside their peers, as tables, JSON and plots
     Bench(bench::Options),
     #[command(hide = true)]
     BenchInside(bench::Options),

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: our helper beside its peers, in one run, in turn.
+//! `cargo xtask bench`: our helper beside its peers, and our snapshotter beside its own, each in one
+//! run, in turn.
 
 mod measure;
 mod peers;
@@ -7,8 +8,10 @@ mod report;
 mod result;
 mod tree;
 
+use crate::cmd::{self, Cmd};
+use crate::sandbox::Sandbox;
 use crate::stage::{self, Stage};
-use crate::{apt, dist, paths, tools};
+use crate::{apt, dist, paths, tools, ui};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use peers::Peer;
@@ -67,7 +70,25 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     args.extend(options.require.then_some("--require"));
     let met = stage::enter(&args, 3600);
     fs::remove_dir_all(disk()).context("cannot clean up")?;
+    snapshotter(Path::new(json), options.quick)?;
     met
+}
+
+/// The snapshotter's part, written beside the helper's.
+fn snapshotter(helper: &Path, quick: bool) -> Result<()> {
+    let mut cargo = Cmd::new("build-bench", 1800, cmd::cargo());
+    cargo.args(["build", "--locked", "--profile", "service", "--package", "nydus-e2e"]);
+    ui::step("build the snapshotter's client", || cargo.args(["--bin", "bench"]).run())?;
+    let scratch = paths::target().join("bench/tmp");
+    fs::create_dir_all(&scratch)?;
+    println!("\n== The snapshotter, beside the Go one and containerd's own");
+    let program = dist::cargo_target()?.join("service/bench");
+    let mut bench = Sandbox::detect().cmd("bench-snapshotter", 3600, program);
+    bench.arg(helper.with_file_name("snapshotter.json")).args(quick.then_some("quick"));
+    bench.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
+    let measured = bench.env("TMPDIR", &scratch).shown().run();
+    fs::remove_dir_all(&scratch).context("cannot clean up")?;
+    measured
 }
 
 /// The part that mounts; true unless a requirement is not met that should be.
