@@ -132,7 +132,6 @@ async fn cycle(client: &mut Client, key: &str) -> [Duration; 5] {
         name: name.clone(),
         key,
         labels: kept(),
-        ..Default::default()
     };
     client.commit(request).await.expect("commit");
     lap(2);
