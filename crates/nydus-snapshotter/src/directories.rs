@@ -87,7 +87,11 @@ pub fn remove(snapshot: &Path) -> io::Result<()> {
             _ => fs::remove_dir(path)?,
         }
     }
-    fs::remove_dir(snapshot)
+    match fs::remove_dir(snapshot) {
+        // Somebody else was at it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Waits until all that was written to the file system of `path` is on disk.

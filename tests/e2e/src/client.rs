@@ -1,15 +1,14 @@
 //! containerd's part towards a snapshotter: calls and labels as it makes them, without it.
 
 use crate::image::{Blob, Image, digest_of};
-use crate::programs;
-use crate::run::{Ran, run};
+use crate::run::run;
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
 use containerd_proto::snapshots::{
     CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, Mount, MountsRequest,
     PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest, ViewSnapshotRequest,
 };
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -155,9 +154,10 @@ impl Client {
         };
         let late = || Status::deadline_exceeded(format!("no answer in {:?}", self.limit));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| internal(&error))?;
         // What is not done in time is dropped: the snapshotter sees the request cancelled.
         let in_time = async { tokio::time::timeout(self.limit, called).await };
-        runtime.map_err(|error| internal(&error))?.block_on(in_time).unwrap_or_else(|_| Err(late()))
+        runtime.block_on(in_time).unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -165,16 +165,4 @@ impl Client {
 pub fn upper(mount: &Mount) -> PathBuf {
     let option = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="));
     PathBuf::from(option.unwrap_or(&mount.source))
-}
-
-/// Mounts as containerd does: a type with a program in it is that program's matter.
-pub fn mount(mount: &Mount, target: &Path) -> Ran {
-    let mut command = match mount.r#type.strip_prefix("fuse.") {
-        Some(helper) => Command::new(programs::ours(helper)),
-        None => Command::new("mount"),
-    };
-    if !mount.r#type.starts_with("fuse.") {
-        command.args(["-t", &mount.r#type]);
-    }
-    run(command.arg(&mount.source).arg(target).args(["-o", &mount.options.join(",")]))
 }

@@ -4,6 +4,7 @@
 //! looks at [`mounts`] and [`tree`]. What is private to it (mounts, working directory) belongs to
 //! its thread: many tests run at a time.
 
+pub mod bare;
 pub mod client;
 pub mod containerd;
 pub mod generate;

@@ -56,7 +56,9 @@ const TABLE: &[Row] = &[
     ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
     ("conformance", "containerd's own suite, in Go", When::Always, How::EndToEnd, 600),
     ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),
-    ("images", "images and what can go wrong", When::Always, How::EndToEnd, 600),
+    ("images", "images by real nydusd, without containerd", When::Always, How::EndToEnd, 600),
+    ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
+    ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
     ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
     ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
 ];

@@ -1,0 +1,282 @@
+//! What goes wrong when an image is to be served: the client is told, and nothing is left.
+
+use nydus_e2e::bare::{LOGIN, MODES, Node, TEMPLATE, check_container, names_in};
+use nydus_e2e::client::Labels;
+use nydus_e2e::image::{self, Rafs};
+use nydus_e2e::proxy::{Fault, Proxy};
+use nydus_e2e::service;
+use nydus_e2e::stage::Stage;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What goes wrong, what the client is told (one of several, between `|`), and how it is put right.
+struct Wrong {
+    what: &'static str,
+    expected: &'static str,
+    wrong: fn(&mut Node),
+    right: fn(&mut Node),
+}
+
+fn bootstrap(node: &Node) -> PathBuf {
+    let snapshots = node.snapshotter.root().join("snapshots");
+    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
+    all.map(|image| image.join("image.boot")).find(|boot| boot.exists()).expect("a bootstrap")
+}
+
+/// Damages the bootstrap; [`again`] makes it whole.
+fn damage(node: &Node, how: fn(&mut Vec<u8>)) {
+    let mut bytes = fs::read(bootstrap(node)).expect("a bootstrap");
+    how(&mut bytes);
+    fs::write(bootstrap(node), bytes).expect("a bootstrap");
+}
+
+/// Unpacks the image anew.
+fn again(node: &mut Node) {
+    node.clear();
+    node.unpack();
+}
+
+fn unpack_without_labels(node: &mut Node) {
+    node.clear();
+    node.expect(node.client.unpack(&node.image, &Labels::new()));
+}
+
+fn replace_daemon(node: &Node, script: &str) {
+    let program = node.stage.join("nydusd");
+    fs::rename(&program, node.stage.join("nydusd.real")).expect("a program");
+    if !script.is_empty() {
+        fs::write(&program, script).expect("a script");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a script");
+    }
+}
+
+fn real_daemon(node: &mut Node) {
+    fs::rename(node.stage.join("nydusd.real"), node.stage.join("nydusd")).expect("a program");
+}
+
+fn template(node: &Node) -> PathBuf {
+    node.stage.join("s/nydusd.json")
+}
+
+/// The same as at the start: [`Snapshotter`] writes it.
+fn right_template(node: &mut Node) {
+    let cache = node.snapshotter.root().join("cache");
+    let text = TEMPLATE.replace("CACHE", &cache.to_string_lossy());
+    fs::write(template(node), text).expect("a template");
+}
+
+const WRONG: &[Wrong] = &[
+    Wrong {
+        what: "wrong credentials",
+        expected: "refuses the credentials for repository test/image",
+        wrong: |node| node.snapshotter.login(&node.host, (LOGIN.0, "wrong")),
+        right: |node| node.snapshotter.login(&node.host, LOGIN),
+    },
+    Wrong {
+        what: "no credentials",
+        expected: "refuses the credentials for repository test/image",
+        wrong: |node| fs::remove_file(node.stage.join("s/.docker/config.json")).expect("a file"),
+        right: |node| node.snapshotter.login(&node.host, LOGIN),
+    },
+    Wrong {
+        what: "the registry is down",
+        expected: "cannot be asked: ",
+        wrong: |node| drop(node.proxy.take()),
+        right: |node| {
+            let address = node.host.parse().expect("an address");
+            node.proxy = Some(Proxy::start_at(address, node.registry.address()));
+        },
+    },
+    Wrong {
+        what: "a blob is missing",
+        expected: "does not have blob sha256:",
+        wrong: |node| node.fail(Fault::Missing(node.image.layers[0].digest.clone())),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "another blob is missing",
+        expected: "does not have blob sha256:",
+        wrong: |node| node.fail(Fault::Missing(node.image.layers[1].digest.clone())),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "the registry stalls",
+        expected: "cannot be asked: no answer in 6s",
+        wrong: |node| node.fail(Fault::Stall),
+        right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "the bootstrap is empty",
+        expected: "is no RAFS bootstrap",
+        wrong: |node| damage(node, Vec::clear),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is zeroed",
+        expected: "is no RAFS bootstrap",
+        wrong: |node| damage(node, |bytes| bytes.fill(0)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is cut",
+        expected: "is cut|FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes.truncate(bytes.len() / 2 + 10)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is cut after its superblock",
+        expected: "FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes.truncate(8192)),
+        right: again,
+    },
+    Wrong {
+        what: "the bootstrap is zeroed behind its superblock",
+        expected: "FillSuperblock",
+        wrong: |node| damage(node, |bytes| bytes[2048..].fill(0)),
+        right: again,
+    },
+    Wrong {
+        what: "no reference",
+        expected: "disable_snapshot_annotations",
+        wrong: unpack_without_labels,
+        right: again,
+    },
+    Wrong {
+        what: "no nydusd",
+        expected: "nydusd",
+        wrong: |node| replace_daemon(node, ""),
+        right: real_daemon,
+    },
+    Wrong {
+        what: "nydusd that fails",
+        expected: "its last words",
+        wrong: |node| replace_daemon(node, "#!/bin/sh\necho its last words >&2\nexit 3\n"),
+        right: real_daemon,
+    },
+    Wrong {
+        what: "no template",
+        expected: "nydusd.json: No such file",
+        wrong: |node| fs::remove_file(template(node)).expect("a template"),
+        right: right_template,
+    },
+    Wrong {
+        what: "a template that is no JSON",
+        expected: "no JSON",
+        wrong: |node| fs::write(template(node), "{").expect("a template"),
+        right: right_template,
+    },
+];
+
+#[test]
+fn faults_leave_nothing() {
+    let all = MODES.into_iter().flat_map(|mode| [(mode, Rafs::V5), (mode, Rafs::V6)]);
+    for mut node in all.filter_map(|(mode, version)| Node::start(mode, version)) {
+        for wrong in WRONG {
+            again(&mut node);
+            check_wrong(&mut node, wrong);
+        }
+        node.clear();
+    }
+}
+
+fn check_wrong(node: &mut Node, wrong: &Wrong) {
+    (wrong.wrong)(node);
+    let what = |node: &Node| format!("{}\n{}", wrong.what, node.snapshotter.said());
+    let keys = node.expect(node.client.keys());
+    let top = node.unpack();
+    let client = node.client.patient_for(Duration::from_secs(10));
+    for key in ["prepared", "viewed"] {
+        let answer = match key {
+            "viewed" => client.view(key, &top),
+            _ => client.prepare(key, &top, &Labels::new()),
+        };
+        let error = answer.err().unwrap_or_else(|| panic!("{key}: {}", what(node)));
+        let said = error.message();
+        let expected = wrong.expected.split('|').any(|words| said.contains(words));
+        assert!(expected && !said.contains('\n'), "{said}\n{}", what(node));
+    }
+    assert_eq!(node.expect(node.client.keys()), keys, "{}", what(node));
+    if node.mode == "shared" {
+        // The daemon waits for the next image, or for this.
+        node.expect(node.client.cleanup());
+    }
+    node.check_left(keys.len());
+    (wrong.right)(node);
+    check_container(node, &node.unpack(), "right");
+}
+
+/// A disk that others filled: what needs space fails, Remove does not, and then there is some.
+#[test]
+fn a_full_disk_is_survived() {
+    fn small(stage: &Stage) {
+        fs::create_dir_all(stage.join("s/r")).expect("a directory");
+        let options = Some(c"size=24m");
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("disk", stage.join("s/r"), "tmpfs", flags, options).expect("tmpfs");
+    }
+    for node in MODES.into_iter().filter_map(|mode| Node::start_on(mode, Rafs::V6, small)) {
+        let top = node.unpack();
+        let keys = node.expect(node.client.keys());
+        let filler = node.snapshotter.root().join("filler");
+        let client = node.client.patient_for(Duration::from_secs(10));
+        for spare in [0, 4096, 16384] {
+            fill(&filler, spare);
+            let error = client.prepare("full", &top, &Labels::new()).expect_err("a full disk");
+            let said = error.message();
+            let expected = said.contains("No space left on device");
+            assert!(expected, "{spare}: {said}\n{}", node.snapshotter.said());
+            assert_eq!(node.expect(node.client.keys()), keys);
+            node.check_left(keys.len());
+        }
+        node.expect(node.client.remove(&top));
+        fs::remove_file(&filler).expect("a file to remove");
+        check_container(&node, &node.unpack(), "after");
+        node.clear();
+    }
+}
+
+/// Makes a file that leaves this many bytes of the disk free.
+fn fill(path: &Path, spare: u64) {
+    let mut file = File::create(path).expect("a file");
+    for block in [1 << 20, 4096] {
+        while file.write_all(&vec![1; block]).is_ok() {}
+    }
+    let blocks = file.metadata().expect("a file").len() / 4096;
+    file.set_len(blocks * 4096 - spare).expect("a file to shorten");
+}
+
+/// A nydusd that takes long: who waits for it can give up, and nobody else waits.
+#[test]
+fn a_client_gives_up() {
+    let Some(mut node) = Node::start("dedicated", Rafs::V6) else { return };
+    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
+    let other = other.expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let top = node.unpack();
+    // The program is asked for its options once.
+    check_container(&node, &top, "c0");
+    node.expect(node.client.remove("c0"));
+    node.expect(node.client.cleanup());
+    let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let keys = node.expect(node.client.keys());
+    let real = fs::canonicalize(node.stage.join("nydusd")).expect("nydusd");
+    replace_daemon(&node, &format!("#!/bin/sh\nsleep 5\nexec {} \"$@\"\n", real.display()));
+    let impatient = node.client.patient_for(Duration::from_millis(300));
+    let error = impatient.prepare("slow", &top, &Labels::new()).expect_err("too late");
+    assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(node.daemons().len(), 1);
+    real_daemon(&mut node);
+    let quick = node.client.patient_for(Duration::from_secs(3));
+    node.expect(quick.prepare("quick", &second[1], &Labels::new()));
+    assert!(node.client.stat("slow").is_ok(), "it is still being mounted");
+    node.expect(node.client.remove("quick"));
+    node.expect(node.client.cleanup());
+    let undone = || node.daemons().is_empty() && node.client.keys().is_ok_and(|now| now == keys);
+    assert!(service::until(Duration::from_secs(15), undone), "{}", node.snapshotter.said());
+    node.check_left(keys.len());
+    check_container(&node, &top, "c1");
+    node.clear();
+}
