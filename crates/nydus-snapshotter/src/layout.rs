@@ -72,6 +72,11 @@ impl Layout {
         self.root.join("config").join(daemon).join(id.to_string()).join("config.json")
     }
 
+    /// Socket on which a daemon's session is kept for a successor.
+    pub fn supervisor(&self, daemon: &str) -> PathBuf {
+        self.root.join("supervisor").join(format!("{daemon}.sock"))
+    }
+
     /// Log of a daemon.
     pub fn daemon_log(&self, logs: &Path, daemon: &str) -> PathBuf {
         logs.join(daemon).join("nydusd.log")

@@ -29,6 +29,7 @@ daemon_mode = "MODE"
 [daemon]
   nydusd_path = "DAEMON"
   nydusd_config = "TEMPLATE"
+  recover_policy = "POLICY"
 [snapshot]
   enable_nydus_overlayfs = true
 [metrics]
@@ -98,9 +99,11 @@ impl Node {
         registry.push(&image, "test/image", "tag");
         let proxy = Proxy::start(registry.address());
         let daemon = stage.join("nydusd");
+        let (daemons, policy) = mode.split_once(' ').unwrap_or((mode, "restart"));
         let metrics = free_address();
-        let config = CONFIG.replace("MODE", mode).replace("DAEMON", &daemon.to_string_lossy());
-        let config = config.replace("METRICS", &metrics.to_string());
+        let config = CONFIG.replace("MODE", daemons).replace("DAEMON", &daemon.to_string_lossy());
+        // A mode may say what happens when a daemon dies: `shared failover`.
+        let config = config.replace("METRICS", &metrics.to_string()).replace("POLICY", policy);
         symlink(fs::canonicalize(programs::tool("nydusd/bin/nydusd")?).ok()?, daemon)
             .expect("a link");
         let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, TEMPLATE)?;

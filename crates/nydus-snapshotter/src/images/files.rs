@@ -2,6 +2,7 @@
 
 use super::{Error, Image, SHARED, Settings};
 use crate::auth;
+use crate::config::Recover;
 use crate::labels::image_ref;
 use crate::layout::Layout;
 use crate::nydusd_config::{self, is_registry};
@@ -73,6 +74,7 @@ pub(super) fn shared_spec(settings: &Settings, layout: &Layout) -> Spec {
 
 fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
     let file = layout.daemon_log(&settings.logs, id);
+    let failover = settings.recover == Recover::Failover;
     Spec {
         threads: settings.threads,
         failover_policy: settings.failover_policy.clone(),
@@ -83,6 +85,8 @@ fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
             rotation: settings.log_rotation,
         },
         cgroup: settings.cgroup.clone(),
+        id: failover.then(|| id.to_owned()),
+        supervisor: failover.then(|| layout.supervisor(id)),
         ..Spec::new(mode, layout.api_socket(id))
     }
 }
@@ -116,6 +120,9 @@ pub(super) fn discard(spec: &Spec, config: &Path) {
     let [socket, config, mountpoint] = parents;
     for path in [socket, config].into_iter().flatten() {
         gone(path, fs::remove_dir_all(path));
+    }
+    if let Some(path) = &spec.supervisor {
+        gone(path, fs::remove_file(path));
     }
     // Never with what is in it: it may be mounted.
     if let Some(path) = mountpoint {

@@ -36,7 +36,10 @@ impl Images {
             refused => refused,
         };
         match readable {
-            Ok(()) => Ok(served),
+            Ok(()) => {
+                self.keep_session(&served.live);
+                Ok(served)
+            }
             Err(error) => {
                 self.stop(&served).await?;
                 Err(error.into())
@@ -132,14 +135,18 @@ impl Images {
         Ok(live)
     }
 
+    /// What `nydusd` knows, asked once.
+    pub(super) async fn binary(&self) -> Result<&Binary, nydusd_client::Error> {
+        self.binary.get_or_try_init(|| Binary::probe(&self.settings.program)).await
+    }
+
     async fn start(
         self: &Arc<Self>,
         id: &str,
         spec: Spec,
         shared: bool,
     ) -> Result<Arc<Live>, Error> {
-        let binary = self.binary.get_or_try_init(|| Binary::probe(&self.settings.program)).await?;
-        let daemon = Daemon::start(binary, spec, READY).await?;
+        let daemon = Daemon::start(self.binary().await?, spec, READY).await?;
         let live = Live::new(id, daemon, shared);
         tracing::info!(daemon = id, pid = live.daemon.pid(), "nydusd runs");
         self.watch(Arc::clone(&live));

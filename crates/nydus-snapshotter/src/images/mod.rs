@@ -3,6 +3,7 @@
 //! An image has a slot of its own, and a slot its lock: a slow image holds up nobody else. What
 //! is served is in the store before a daemon starts, so none is lost when we are killed.
 
+mod failover;
 mod files;
 mod launch;
 mod recover;
@@ -118,13 +119,16 @@ pub struct Live {
     since: Instant,
     gone: AtomicBool,
     stopping: AtomicBool,
+    /// Kept for a successor.
+    session: Plain<Option<failover::Session>>,
 }
 
 impl Live {
     fn new(id: &str, daemon: Daemon, shared: bool) -> Arc<Self> {
         let (gone, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
         let (id, since) = (id.to_owned(), Instant::now());
-        Arc::new(Self { id, daemon, shared, since, gone, stopping })
+        let session = Plain::default();
+        Arc::new(Self { id, daemon, shared, since, gone, stopping, session })
     }
 
     /// Whether its process has ended.

@@ -101,6 +101,7 @@ impl Images {
         if let Some(mut shared) = pending.shared {
             *shared = Some(Arc::clone(&live));
         }
+        self.keep_session(&live);
         self.watch(live);
     }
 

@@ -20,7 +20,9 @@ impl Images {
             if !live.stopping.load(Ordering::Acquire) {
                 let report = live.daemon.report();
                 tracing::error!(daemon = live.id, %exit, report, "nydusd has died");
-                images.revive(&live).await;
+                if !images.succeed(&live).await {
+                    images.revive(&live).await;
+                }
             }
         });
     }

@@ -1,0 +1,212 @@
+//! Failover: a daemon's FUSE session and state are kept here for its successor, so that requests
+//! wait and do not fail when it dies. Releases before 2.3 say yes and hand nothing over; then, and
+//! whenever it takes too long, the daemon is started anew instead.
+
+use super::{Error, Images, Live, Served};
+use crate::config::Recover;
+use nydusd_client::{Daemon, State};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+
+/// How long a daemon may take to hand its session over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long its successor may take for each step.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+/// Descriptors in one message: nydusd sends one, the session.
+const DESCRIPTORS: usize = 4;
+
+/// What a daemon handed over: its own words, and the session.
+#[derive(Debug)]
+pub(super) struct Session {
+    state: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Images {
+    /// Asks a daemon for its session, in the background: after each image that it mounts.
+    pub(super) fn keep_session(self: &Arc<Self>, live: &Arc<Live>) {
+        if self.settings.recover != Recover::Failover {
+            return;
+        }
+        let live = Arc::clone(live);
+        tokio::spawn(async move {
+            match collect(&live).await {
+                Ok(session) => {
+                    *live.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session)
+                }
+                Err(error) => tracing::warn!(
+                    daemon = live.id,
+                    %error,
+                    "nydusd hands no session over: when it dies it is started anew"
+                ),
+            }
+        });
+    }
+
+    /// Lets a successor go on where a dead daemon stopped; false if that is not possible.
+    pub(super) async fn succeed(self: &Arc<Self>, dead: &Arc<Live>) -> bool {
+        let session = dead.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(session) = session else { return false };
+        match self.start_successor(dead, session).await {
+            Ok(live) => {
+                tracing::info!(
+                    daemon = live.id,
+                    pid = live.daemon.pid(),
+                    "a successor has taken over"
+                );
+                self.replace(dead, &live).await;
+                self.watch(Arc::clone(&live));
+                self.keep_session(&live);
+                true
+            }
+            Err(error) => {
+                tracing::error!(daemon = dead.id, %error, "no successor: nydusd is started anew");
+                false
+            }
+        }
+    }
+
+    async fn start_successor(&self, dead: &Live, session: Session) -> Result<Arc<Live>, Error> {
+        let spec = dead.daemon.spec().clone();
+        let path = spec.supervisor.clone().unwrap_or_default();
+        let failed = |error| Error::File(path.clone(), error);
+        let listener = listen(&path).map_err(failed)?;
+        let daemon = Daemon::spawn(self.binary().await?, spec)?;
+        let taken_over = async {
+            daemon.wait_for(&[State::Init], TAKE_OVER).await?;
+            let (given, taken) = tokio::join!(give(&listener, session), daemon.client().takeover());
+            given.map_err(failed)?;
+            taken?;
+            daemon.wait_for(&[State::Ready, State::Running], TAKE_OVER).await?;
+            daemon.client().start().await?;
+            Ok(daemon.wait_for(&[State::Running], TAKE_OVER).await?)
+        };
+        match taken_over.await {
+            Ok(()) => Ok(Live::new(&dead.id, daemon, dead.shared)),
+            Err(error) => {
+                daemon.kill().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts the successor where the dead one was.
+    async fn replace(&self, dead: &Arc<Live>, live: &Arc<Live>) {
+        let mut shared = self.shared.lock().await;
+        if shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, dead)) {
+            *shared = Some(Arc::clone(live));
+        }
+        drop(shared);
+        for id in self.known() {
+            let slot = self.slot(id);
+            let mut slot = slot.lock().await;
+            let lost = slot.as_ref().filter(|served| Arc::ptr_eq(&served.live, dead));
+            let Some(lost) = lost.map(Arc::clone) else { continue };
+            let Served { image, lower, config, .. } = &*lost;
+            let (image, lower, config) = (image.clone(), lower.clone(), config.clone());
+            *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(live) }));
+        }
+    }
+}
+
+async fn collect(live: &Live) -> io::Result<Session> {
+    let path = live.daemon.spec().supervisor.clone().unwrap_or_default();
+    let listener = listen(&path)?;
+    let late = || io::Error::other(format!("no connection within {HAND_OVER:?}"));
+    live.daemon.client().send_fd().await.map_err(io::Error::other)?;
+    let stream = timeout(HAND_OVER, accept(&listener)).await.map_err(|_| late())??;
+    tokio::task::spawn_blocking(move || receive(&stream)).await.map_err(io::Error::other)?
+}
+
+async fn give(listener: &UnixListener, session: Session) -> io::Result<()> {
+    let late = || io::Error::other(format!("no connection within {TAKE_OVER:?}"));
+    let stream = timeout(TAKE_OVER, accept(listener)).await.map_err(|_| late())??;
+    tokio::task::spawn_blocking(move || send(&stream, &session)).await.map_err(io::Error::other)?
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+async fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    let stream = listener.accept().await?.0.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(HAND_OVER))?;
+    stream.set_write_timeout(Some(HAND_OVER))?;
+    Ok(stream)
+}
+
+/// Reads to the end: bytes, and descriptors beside them.
+fn receive(stream: &UnixStream) -> io::Result<Session> {
+    let mut session = Session { state: Vec::new(), descriptors: Vec::new() };
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut bytes)];
+        let read = recvmsg(stream, into, &mut beside, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        for message in beside.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                session.descriptors.extend(descriptors);
+            }
+        }
+        if read == 0 {
+            return Ok(session);
+        }
+        session.state.extend_from_slice(&bytes[..read]);
+    }
+}
+
+/// The descriptors go with the first bytes.
+fn send(mut stream: &UnixStream, session: &Session) -> io::Result<()> {
+    let descriptors: Vec<BorrowedFd<'_>> = session.descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !beside.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other(format!("more than {DESCRIPTORS} descriptors")));
+    }
+    let from = &[IoSlice::new(&session.state)];
+    let sent = sendmsg(stream, from, &mut beside, SendFlags::NOSIGNAL)?;
+    stream.write_all(&session.state[sent..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+
+    #[test]
+    fn a_session_goes_through_a_socket_and_back() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"session").unwrap();
+        let state: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+        let session = Session { state: state.clone(), descriptors: vec![file.into()] };
+        let (one, other) = UnixStream::pair().unwrap();
+        let sender = std::thread::spawn(move || send(&one, &session));
+        let received = receive(&other).unwrap();
+        sender.join().unwrap().unwrap();
+        assert_eq!((received.state, received.descriptors.len()), (state, 1));
+        let mut file = fs::File::from(received.descriptors.into_iter().next().unwrap());
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "session");
+    }
+}
