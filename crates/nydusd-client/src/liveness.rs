@@ -1,6 +1,7 @@
 //! Whether a process lives: its pidfd, or a connection to it that stays idle.
 
 use crate::Error;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use std::fmt;
@@ -90,6 +91,18 @@ impl Process {
             sleep(Duration::from_millis(20)).await;
         }
         Exit(self.status())
+    }
+
+    /// Whether the process has ended, as far as that can be told without waiting.
+    pub(crate) fn has_ended(&self) -> bool {
+        match &self.watch {
+            Watch::PidFd(fd) => {
+                let mut ended = [PollFd::new(fd.get_ref(), PollFlags::IN)];
+                poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+            }
+            Watch::Child => self.status().is_some(),
+            Watch::Connection(_) => false,
+        }
     }
 
     /// Sends a signal; an ended process is not an error.

@@ -131,6 +131,11 @@ impl Daemon {
         }
     }
 
+    /// Whether the process has ended, as far as that can be told without waiting.
+    pub fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
     /// Waits until the process has ended, however it does. Any number of tasks may wait.
     pub async fn ended(&self) -> Exit {
         self.process.ended().await

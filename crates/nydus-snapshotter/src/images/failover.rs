@@ -55,27 +55,65 @@ impl Images {
         });
     }
 
-    /// Lets a successor go on where a dead daemon stopped; false if that is not possible.
+    /// Lets a successor go on where a dead daemon stopped, or finds that it has one; false if that
+    /// is not possible. Who asks for the daemon's images meanwhile waits.
     pub(super) async fn succeed(self: &Arc<Self>, dead: &Arc<Live>) -> bool {
         let session = dead.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(session) = session else { return false };
-        match self.start_successor(dead, session).await {
-            Ok(live) => {
-                tracing::info!(
-                    daemon = live.id,
-                    pid = live.daemon.pid(),
-                    "a successor has taken over"
-                );
-                self.replace(dead, &live).await;
+        let outcome = match dead.shared {
+            true => self.succeed_shared(dead, session).await,
+            false => self.succeed_dedicated(dead, session).await,
+        };
+        match outcome {
+            Ok(Some(live)) => {
+                let pid = live.daemon.pid();
+                tracing::info!(daemon = live.id, pid, "a successor has taken over");
                 self.watch(Arc::clone(&live));
                 self.keep_session(&live);
                 true
             }
+            Ok(None) => true,
             Err(error) => {
                 tracing::error!(daemon = dead.id, %error, "no successor: nydusd is started anew");
                 false
             }
         }
+    }
+
+    async fn succeed_shared(
+        &self,
+        dead: &Arc<Live>,
+        session: Session,
+    ) -> Result<Option<Arc<Live>>, Error> {
+        let mut shared = self.shared.lock().await;
+        if !shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, dead)) {
+            return Ok(None);
+        }
+        let live = self.start_successor(dead, session).await?;
+        *shared = Some(Arc::clone(&live));
+        drop(shared);
+        for id in self.known() {
+            let slot = self.slot(id);
+            replace(&mut *slot.lock().await, dead, &live);
+        }
+        Ok(Some(live))
+    }
+
+    async fn succeed_dedicated(
+        &self,
+        dead: &Arc<Live>,
+        session: Session,
+    ) -> Result<Option<Arc<Live>>, Error> {
+        for id in self.known() {
+            let slot = self.slot(id);
+            let mut slot = slot.lock().await;
+            if slot.as_ref().is_some_and(|served| Arc::ptr_eq(&served.live, dead)) {
+                let live = self.start_successor(dead, session).await?;
+                replace(&mut slot, dead, &live);
+                return Ok(Some(live));
+            }
+        }
+        Ok(None)
     }
 
     async fn start_successor(&self, dead: &Live, session: Session) -> Result<Arc<Live>, Error> {
@@ -101,23 +139,14 @@ impl Images {
             }
         }
     }
+}
 
-    /// Puts the successor where the dead one was.
-    async fn replace(&self, dead: &Arc<Live>, live: &Arc<Live>) {
-        let mut shared = self.shared.lock().await;
-        if shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, dead)) {
-            *shared = Some(Arc::clone(live));
-        }
-        drop(shared);
-        for id in self.known() {
-            let slot = self.slot(id);
-            let mut slot = slot.lock().await;
-            let lost = slot.as_ref().filter(|served| Arc::ptr_eq(&served.live, dead));
-            let Some(lost) = lost.map(Arc::clone) else { continue };
-            let Served { image, lower, config, .. } = &*lost;
-            let (image, lower, config) = (image.clone(), lower.clone(), config.clone());
-            *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(live) }));
-        }
+/// Puts the successor where the dead one was.
+fn replace(slot: &mut Option<Arc<Served>>, dead: &Arc<Live>, live: &Arc<Live>) {
+    let lost = slot.as_ref().filter(|served| Arc::ptr_eq(&served.live, dead));
+    if let Some(Served { image, lower, config, .. }) = lost.map(Arc::clone).as_deref() {
+        let (image, lower, config) = (image.clone(), lower.clone(), config.clone());
+        *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(live) }));
     }
 }
 

@@ -131,9 +131,9 @@ impl Live {
         Arc::new(Self { id, daemon, shared, since, gone, stopping, session })
     }
 
-    /// Whether its process has ended.
+    /// Whether its process has ended; also when nobody was told yet.
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire)
+        self.gone.load(Ordering::Acquire) || self.daemon.has_ended()
     }
 }
 
