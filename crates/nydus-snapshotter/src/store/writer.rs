@@ -3,6 +3,7 @@
 //! Who comes while nobody writes does so itself, at once: a hand-over to another thread and back
 //! would cost as much as half the wait for the disk. Who comes meanwhile is served by a thread.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -101,9 +102,13 @@ impl Shared {
             queue.jobs.drain(..length).collect::<Vec<_>>()
         };
         let mut answers = Vec::with_capacity(jobs.len());
-        let committed = self.db.transaction(|writing| {
-            answers.extend(jobs.drain(..).filter_map(|job| job(Some(writing))));
-        });
+        // A change that panics ends its batch, whose answers are dropped, and not the queue.
+        let committed = catch_unwind(AssertUnwindSafe(|| {
+            self.db.transaction(|writing| {
+                answers.extend(jobs.drain(..).filter_map(|job| job(Some(writing))));
+            })
+        }));
+        let Ok(committed) = committed else { return };
         // What is left could not even begin.
         answers.extend(jobs.drain(..).filter_map(|job| job(None)));
         for answer in answers {

@@ -211,3 +211,22 @@ fn survives_a_restart() {
     assert_eq!(before, expected);
     assert_eq!(lines(&Store::open(&path).unwrap()), expected);
 }
+
+/// A change that panics is not made, and nobody waits for it for ever.
+#[test]
+fn a_panic_ends_one_change() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(&root.path().join("s.redb")).unwrap();
+    for round in 0..3 {
+        let broken = store.write_blocking(|draft| -> Result<(), Error> {
+            draft.create(Kind::Active, "broken", "", Default::default())?;
+            panic!("as it must")
+        });
+        assert!(matches!(broken, Err(Error::Storage(_))), "{broken:?}");
+        let key = format!("k{round}");
+        let made = store
+            .write_blocking(move |draft| draft.create(Kind::Active, &key, "", Default::default()));
+        assert_eq!(made.unwrap().key, format!("k{round}"));
+    }
+    assert_eq!(all(&store.read().unwrap(), 10).len(), 3);
+}
