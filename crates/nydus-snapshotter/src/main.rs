@@ -17,10 +17,7 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let cli = cli::parse(std::env::args_os());
     let config = config::load(&cli.flags)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    // Some may wait for the disk.
-    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
-    let runtime = runtime.worker_threads(threads).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Some(Command::Status { json }) => runtime.block_on(status::print(&config.address, json)),
         Some(Command::Config(ConfigCommand::Check)) => {
