@@ -15,13 +15,15 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 /// How long SIGTERM, and then SIGKILL, may take.
 const STOP: Duration = Duration::from_secs(5);
+/// How long a thread is held until a daemon that nobody waits for any more is dead.
+const GIVEN_UP: Duration = Duration::from_millis(200);
 /// First and longest pause between two questions for the state.
 const PAUSE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
@@ -184,6 +186,11 @@ impl Drop for KillOnDrop<'_> {
     fn drop(&mut self) {
         // Nobody is left to tell; the next start clears what could not be.
         let _ = self.0.process.signal_now(Signal::KILL);
+        // It may be inside mount(2), whose outcome would come after the cleaning.
+        let start = Instant::now();
+        while !self.0.has_ended() && start.elapsed() < GIVEN_UP {
+            std::thread::sleep(PAUSE[0]);
+        }
         let _ = clean(&self.0.spec);
     }
 }
