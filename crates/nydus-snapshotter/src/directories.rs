@@ -17,9 +17,6 @@ use std::path::Path;
 pub fn make(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result<()> {
     let (fs, work) = (layout.fs(record.id), layout.work(record.id));
     let active = record.kind == Kind::Active;
-    if fs.exists() && (!active || work.exists()) {
-        return Ok(());
-    }
     let made = || -> io::Result<()> {
         directory(&layout.snapshot(record.id), 0o700)?;
         if active {
@@ -38,15 +35,25 @@ pub fn make(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result
     made().map_err(|error| Error::Directory(fs.display().to_string(), error))
 }
 
+/// The same where nothing is missing most times.
+///
+/// # Errors
+/// A full disk, and the like.
+pub fn heal(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result<()> {
+    let (fs, work) = (layout.fs(record.id), layout.work(record.id));
+    let whole = fs.exists() && (record.kind != Kind::Active || work.exists());
+    if whole { Ok(()) } else { make(layout, record, parent) }
+}
+
 /// Makes the directories of committed layers again that hold nothing: they were not synced.
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn heal(layout: &Layout, parents: &[Record]) -> Result<()> {
+pub fn heal_layers(layout: &Layout, parents: &[Record]) -> Result<()> {
     let empty =
         |record: &&Record| record.usage.inodes <= 1 || record.labels.contains_key(NYDUS_BLOB);
     for record in parents.iter().filter(empty) {
-        make(layout, record, None)?;
+        heal(layout, record, None)?;
     }
     Ok(())
 }

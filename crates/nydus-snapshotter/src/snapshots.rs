@@ -82,9 +82,13 @@ impl Snapshots {
             return Err(self.skip(new, mark).await?);
         }
         let New { kind, key, parent, labels } = new;
-        let record =
-            self.store.write(move |draft| draft.create(kind, &key, &parent, labels)).await?;
-        match self.finish(&record).await {
+        let create = move |draft: &mut Draft<'_>| {
+            let record = draft.create(kind, &key, &parent, labels)?;
+            let parents = draft.parents(&record)?;
+            Ok((record, parents))
+        };
+        let (record, parents) = self.store.write(create).await?;
+        match self.finish(&record, &parents).await {
             Ok(mount) => Ok((record, mount)),
             Err(error) => {
                 self.undo(&record).await;
@@ -93,10 +97,9 @@ impl Snapshots {
         }
     }
 
-    async fn finish(&self, record: &Record) -> Result<Mount> {
-        let parents = self.store.read()?.parents(record)?;
+    async fn finish(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
         dirs::make(&self.layout, record, parents.first())?;
-        let mount = self.mount(record, &parents).await?;
+        let mount = self.mount(record, parents).await?;
         // Removed meanwhile: Cleanup may have been here before the directory was.
         match self.store.read()?.find(&record.key)? {
             Some(there) if there.id == record.id => Ok(mount),
@@ -143,7 +146,7 @@ impl Snapshots {
         let record = read.mountable(key)?;
         let parents = read.parents(&record)?;
         drop(read);
-        dirs::make(&self.layout, &record, parents.first())?;
+        dirs::heal(&self.layout, &record, parents.first())?;
         self.mount(&record, &parents).await
     }
 
@@ -158,7 +161,7 @@ impl Snapshots {
         let (layout, host) = (&self.layout, &self.host);
         match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
             Rootfs::Plain(ids) => {
-                dirs::heal(layout, parents)?;
+                dirs::heal_layers(layout, parents)?;
                 Ok(mounts::plain(layout, host, snapshot, &ids))
             }
             Rootfs::Guest { marked, parents } => {
@@ -210,7 +213,7 @@ impl Snapshots {
         let fs = self.layout.fs(id);
         let shown = fs.display().to_string();
         if dirs::is_empty(&fs) {
-            return usage::of_tree(&fs).map_err(|error| Error::Directory(shown, error));
+            return usage::of_one(&fs).map_err(|error| Error::Directory(shown, error));
         }
         blocking(shown, move || {
             let usage = usage::of_tree(&fs)?;

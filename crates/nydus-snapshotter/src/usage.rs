@@ -48,6 +48,15 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
+/// What one inode takes.
+///
+/// # Errors
+/// It cannot be read.
+pub fn of_one(path: &Path) -> io::Result<Usage> {
+    let meta = path.symlink_metadata()?;
+    Ok(Usage { inodes: 1, size: meta.blocks() * BLOCK })
+}
+
 fn is_gone(error: &walkdir::Error) -> bool {
     error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
