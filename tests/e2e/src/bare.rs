@@ -225,7 +225,7 @@ pub fn names_in(directory: &Path) -> Vec<String> {
 pub fn unmount(target: &Path) {
     // Whoever looks through /proc at this very moment holds it.
     let gone = || rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty()).is_ok();
-    let in_time = service::until(std::time::Duration::from_secs(5), gone);
+    let in_time = service::until(std::time::Duration::from_secs(20), gone);
     assert!(in_time, "{} stays mounted", target.display());
 }
 

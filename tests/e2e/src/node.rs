@@ -33,7 +33,7 @@ const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"schem
 "fs_prefetch":{"enable":false}}"#;
 
 /// For what takes a moment.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 const LOGIN: (&str, &str) = ("someone", "secret");
 

@@ -98,7 +98,7 @@ fn a_dead_daemon_is_replaced() {
         sleep(Duration::from_millis(5500));
         service::end_naming(&node.snapshotter.root());
         let lower = || fs::exists(lower(&entry).join("data/both")).unwrap_or(false);
-        let again = service::until(Duration::from_secs(20), lower);
+        let again = service::until(Duration::from_secs(60), lower);
         assert!(again, "{}", node.snapshotter.said());
         let root = node.mount(&entry, "m0");
         check_files(&root);

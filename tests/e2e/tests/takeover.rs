@@ -25,7 +25,7 @@ const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"schem
 "config":{"work_dir":"CACHE"}}},"mode":"direct","digest_validate":false,"enable_xattr":true,
 "fs_prefetch":{"enable":false}}"#;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 const BIG: usize = 1 << 20;
 
 /// A containerd whose snapshotter changes. They end in this order.

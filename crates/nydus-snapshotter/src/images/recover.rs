@@ -7,6 +7,7 @@ use nydus_mount_slice::Secret;
 use nydusd_client::{Daemon, Mode, Spec, State, clear_stale};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Images {
             tracing::error!(record = damaged, "the record is damaged and left out");
         }
         let sockets: Vec<_> = daemons.found.iter().map(|(_, daemon)| &daemon.socket).collect();
-        end_strays(&self.layout.root().join("socket"), &sockets);
+        end_strays(&self.settings.program, &self.layout.root().join("socket"), &sockets);
         let mut tasks = JoinSet::new();
         for (id, daemon) in &daemons.found {
             let mine = instances.found.iter().filter(|(_, instance)| instance.daemon == *id);
@@ -151,9 +152,9 @@ async fn adopt(spec: &Spec) -> Result<(Daemon, Vec<String>), nydusd_client::Erro
 
 /// Ends daemons of ours that no record knows: started by a run that was killed right then. The Go
 /// snapshotter's have other names and are left alone, as a container may be on them.
-fn end_strays(sockets: &Path, known: &[&PathBuf]) {
+fn end_strays(program: &Path, sockets: &Path, known: &[&PathBuf]) {
     let Ok(processes) = fs::read_dir("/proc") else { return };
-    for process in processes.flatten() {
+    for process in processes.flatten().filter(|process| may_be(&process.path(), program)) {
         let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
         let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
@@ -166,4 +167,14 @@ fn end_strays(sockets: &Path, known: &[&PathBuf]) {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
+}
+
+/// Whether a process may be `program`, by its name: reading its command line would wait for one
+/// that hangs in its own memory, whoever's it is.
+fn may_be(process: &Path, program: &Path) -> bool {
+    /// Longest name, bytes (`TASK_COMM_LEN`).
+    const NAME: usize = 15;
+    let Ok(name) = fs::read(process.join("comm")) else { return false };
+    let program = program.file_name().unwrap_or_default().as_bytes();
+    [program, b"nydusd"].iter().any(|word| name.trim_ascii_end() == &word[..word.len().min(NAME)])
 }

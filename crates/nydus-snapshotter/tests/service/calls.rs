@@ -217,7 +217,7 @@ async fn readiness_is_notified() {
     let notify = ("NOTIFY_SOCKET", directory.path().join("notify").display().to_string());
     let server = Server::with_environment(&[], &[notify]);
     let mut said = vec![0; 4096];
-    let limit = std::time::Duration::from_secs(20);
+    let limit = std::time::Duration::from_secs(60);
     let length = tokio::time::timeout(limit, socket.recv(&mut said)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&said[..length]).contains("READY=1"));
     assert_eq!(names(&mut server.client(), "kind==active").await, Vec::<String>::new());

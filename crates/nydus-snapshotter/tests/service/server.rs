@@ -81,7 +81,7 @@ impl Server {
     fn wait(&self) {
         let start = Instant::now();
         while std::os::unix::net::UnixStream::connect(self.address()).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20), "the server does not listen");
+            assert!(start.elapsed() < Duration::from_secs(60), "the server does not listen");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
