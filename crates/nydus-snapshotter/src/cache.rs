@@ -1,15 +1,14 @@
 //! The cache of blobs: what a blob takes there, and which may go.
 
 use crate::labels::{LAYER_DIGEST, NYDUS_BLOB, NYDUS_BOOTSTRAP};
-use crate::layout::Layout;
 use crate::store::Record;
 use crate::usage::Usage;
+use nydusd_client::bootstrap;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 /// Bytes in a block of `stat(2)`.
 const BLOCK: u64 = 512;
@@ -30,34 +29,51 @@ pub fn usage(cache: &Path, digest: &str) -> Usage {
     files.fold(Usage::default(), |sum, meta| sum + Usage { inodes: 1, size: meta.blocks() * BLOCK })
 }
 
-/// Adds the blobs that a snapshot tells of: its own, or those that its bootstrap names. False if
-/// that cannot be read.
-pub fn add(blobs: &mut Blobs, layout: &Layout, record: &Record) -> bool {
+/// The blob that a snapshot is, and whether its bootstrap names others.
+pub fn of(record: &Record) -> (Option<String>, bool) {
     let has = |label| record.labels.contains_key(label);
-    if has(NYDUS_BLOB)
-        && let Some(digest) = record.labels.get(LAYER_DIGEST)
-    {
-        blobs.extend(digest.rsplit(':').next().map(str::to_owned));
-    }
-    if !has(NYDUS_BOOTSTRAP) || record.usage.inodes == 0 {
-        return true;
-    }
-    match fs::read(layout.bootstrap(record.id)) {
-        Ok(bootstrap) => {
-            blobs.extend(named_in(&bootstrap));
-            true
-        }
-        // An image whose bootstrap is gone uses nothing.
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    let digest = record.labels.get(LAYER_DIGEST).filter(|_| has(NYDUS_BLOB));
+    let own = digest.and_then(|digest| digest.rsplit(':').next()).map(str::to_owned);
+    (own, has(NYDUS_BOOTSTRAP) && record.usage.inodes > 0)
+}
+
+/// Adds those of `cached` that a bootstrap names: wherever in it their names stand, as both
+/// formats have them so.
+///
+/// # Errors
+/// It cannot be read. One that is gone uses nothing.
+pub fn add(used: &mut Blobs, cached: &Blobs, path: &Path) -> io::Result<()> {
+    match bootstrap::open(path) {
+        Ok(file) => named_in(file, used, cached),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-/// All that looks like a blob's name. Both formats have their names so; what only looks like one
-/// keeps a file for nothing, at worst.
-fn named_in(bootstrap: &[u8]) -> impl Iterator<Item = String> {
-    static NAME: LazyLock<regex::bytes::Regex> =
-        LazyLock::new(|| regex::bytes::Regex::new("[0-9a-f]{64}").expect("a regular expression"));
-    NAME.find_iter(bootstrap).map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned())
+fn named_in(mut file: impl Read, used: &mut Blobs, cached: &Blobs) -> io::Result<()> {
+    const PART: usize = 1 << 20;
+    let mut part = Vec::with_capacity(PART + DIGITS);
+    loop {
+        // A name may begin in the part before.
+        part.drain(..part.len().saturating_sub(DIGITS - 1));
+        if file.by_ref().take(PART as u64).read_to_end(&mut part)? == 0 {
+            return Ok(());
+        }
+        let mut digits = 0;
+        for (at, byte) in part.iter().enumerate() {
+            digits = if is_digit(*byte) { digits + 1 } else { 0 };
+            if digits >= DIGITS
+                && let Ok(name) = std::str::from_utf8(&part[at + 1 - DIGITS..=at])
+                && cached.contains(name)
+            {
+                used.insert(name.to_owned());
+            }
+        }
+    }
+}
+
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 /// Blobs of which something is cached. Files that are no blob's are not looked at.
@@ -95,10 +111,9 @@ pub fn remove(cache: &Path, blobs: &Blobs) -> io::Result<()> {
 }
 
 /// The blob whose file has this name.
-fn blob_of(name: &str) -> Option<&str> {
+pub fn blob_of(name: &str) -> Option<&str> {
     let (blob, suffix) = name.split_at_checked(DIGITS)?;
-    let hex = blob.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    (hex && SUFFIXES.contains(&suffix)).then_some(blob)
+    (blob.bytes().all(is_digit) && SUFFIXES.contains(&suffix)).then_some(blob)
 }
 
 fn file(cache: &Path, blob: &str, suffix: &str) -> PathBuf {
@@ -134,8 +149,22 @@ mod tests {
 
     #[test]
     fn names_in_a_bootstrap() {
-        let (one, two) = ("a1".repeat(32), "b2".repeat(32));
-        let text = [b"\0\0", one.as_bytes(), b"\0", two.as_bytes(), b"\xff", &one.as_bytes()[..63]];
-        assert_eq!(named_in(&text.concat()).collect::<Vec<_>>(), [one, two]);
+        let [one, two, other] = ["a1", "b2", "c3"].map(|digits| digits.repeat(32));
+        let cached = Blobs::from([one.clone(), two.clone(), "d4".repeat(32)]);
+        let far = vec![0; (1 << 20) - 100];
+        let rows: [(Vec<&[u8]>, &[&String]); 6] = [
+            (vec![b"\0\0", one.as_bytes(), b"\0", two.as_bytes(), b"\xff"], &[&one, &two]),
+            (vec![&one.as_bytes()[..63], b"-", other.as_bytes()], &[]),
+            // Nothing between them, and over the end of a part.
+            (vec![b"c", one.as_bytes(), two.as_bytes(), b"0"], &[&one, &two]),
+            (vec![&far, two.as_bytes(), one.as_bytes()], &[&one, &two]),
+            (vec![&far, b"e", one.as_bytes(), b"\0"], &[&one]),
+            (vec![], &[]),
+        ];
+        for (text, expected) in rows {
+            let mut used = Blobs::new();
+            named_in(&*text.concat(), &mut used, &cached).unwrap();
+            assert_eq!(used.iter().collect::<Vec<_>>(), expected);
+        }
     }
 }

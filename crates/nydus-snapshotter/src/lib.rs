@@ -1,7 +1,6 @@
 //! The snapshotter, as a library.
 
 pub mod auth;
-pub mod bootstrap;
 pub mod cache;
 pub mod cgroup;
 pub mod cli;

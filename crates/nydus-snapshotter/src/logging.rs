@@ -5,12 +5,14 @@ use anyhow::{Context, Result};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
-use std::fs;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-const NAME: &str = "containerd-nydus-grpc.log";
+/// The Go snapshotter's name for it.
+const NAME: &str = "nydus-snapshotter.log";
 
 /// Sets the logs up for the whole process.
 ///
@@ -21,7 +23,11 @@ pub fn start(config: &Config) -> Result<()> {
     let writer = if log.log_to_stdout {
         BoxMakeWriter::new(std::io::stdout)
     } else {
-        fs::create_dir_all(&log.dir)
+        // It may be the first directory below the root, which nobody else shall look into.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&log.dir)
             .with_context(|| format!("log directory {}", log.dir.display()))?;
         let compression =
             if log.log_rotation_compress { Compression::OnRotate(0) } else { Compression::None };

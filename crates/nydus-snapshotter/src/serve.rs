@@ -1,6 +1,6 @@
 //! From the configuration to a server, and its end.
 
-use crate::config::{Config, DaemonMode};
+use crate::config::{Config, DaemonMode, MAX_ROOT};
 use crate::health::Health;
 use crate::images::{Images, Settings};
 use crate::layout::Layout;
@@ -25,8 +25,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-/// Longest root, bytes: `sun_path` has 108 for `ROOT/socket/<20 characters>/apiN.sock`.
-const ROOT: usize = 70;
 /// How long calls may take to end when we are told to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -135,8 +133,8 @@ fn root(path: &Path) -> Result<PathBuf> {
     let root = fs::canonicalize(path).with_context(|| format!("root {shown}"))?;
     let length = root.as_os_str().len();
     ensure!(
-        length <= ROOT,
-        "root {shown}: {length} bytes, expected at most {ROOT}: sockets have their names below it"
+        length <= MAX_ROOT,
+        "root {shown}: {length} bytes, expected at most {MAX_ROOT}: sockets have their names below it"
     );
     Ok(root)
 }

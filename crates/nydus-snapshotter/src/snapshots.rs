@@ -1,6 +1,7 @@
 //! The snapshotter: containerd's calls, by their rules in [`crate::store`], the kinds of
 //! [`crate::resolve`] and the mounts of [`crate::mounts`]. Nothing of gRPC is known here.
 
+use crate::cache;
 use crate::config::DaemonMode;
 use crate::directories as dirs;
 use crate::error::{Error, Result};
@@ -12,8 +13,8 @@ use crate::mounts::{self, Carried, Host, Image as Lower};
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
-use crate::{bootstrap, cache};
 use nydus_mount_slice::Mount;
+use nydusd_client::bootstrap;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -182,7 +183,7 @@ impl Snapshots {
         let version = bootstrap::version(&bootstrap)?;
         let none = self.images.mode() == DaemonMode::None;
         let (lower, config) = if none {
-            (self.layout.fs(image.id), self.images.config(&image)?)
+            (self.layout.fs(image.id), self.images.config(&image).await?)
         } else {
             let served = self.images.serve(image).await?;
             (served.lower.clone(), served.config.clone())
@@ -373,17 +374,27 @@ impl Snapshots {
         if cached.is_empty() {
             return Ok(());
         }
-        let (mut used, mut all) = (cache::Blobs::new(), true);
+        let (mut used, mut bootstraps) = (cache::Blobs::new(), Vec::new());
         let whole = self.each(|_, record| {
-            all &= cache::add(&mut used, &self.layout, &record);
+            let (own, names_others) = cache::of(&record);
+            used.extend(own);
+            bootstraps.extend(names_others.then(|| self.layout.bootstrap(record.id)));
         })?;
-        if !whole || !all {
-            tracing::warn!("nothing is freed from the cache: not all images can be read");
+        if !whole {
+            tracing::warn!("nothing is freed from the cache: a record is damaged");
             return Ok(());
         }
-        let unused = &cached - &used;
-        blocking(cache.display().to_string(), move || cache::remove(&cache, &unused)).await
+        let free = move || {
+            bootstraps.iter().try_for_each(|path| cache::add(&mut used, &cached, path))?;
+            cache::remove(&cache, &(&cached - &used))
+        };
+        let shown = self.options.cache.display().to_string();
+        if let Err(error) = blocking(shown, free).await {
+            tracing::warn!(%error, "not all that is unused is freed from the cache");
+        }
+        Ok(())
     }
+
     /// The images whose bootstraps are in these snapshots: after a restart, when only their
     /// numbers are known. Of one that is gone nothing else is known.
     ///

@@ -2,7 +2,7 @@
 
 use flate2::read::GzDecoder;
 use nydus_snapshotter::images::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
-use nydus_snapshotter::import::{self, Found, Imported, found, needed, open, read, take_over};
+use nydus_snapshotter::import::{self, Found, Imported, found, open, read, take_over};
 use nydus_snapshotter::labels::Labels;
 use nydus_snapshotter::layout::Layout;
 use nydus_snapshotter::store::{Kind, Lookup, Record};
@@ -67,7 +67,7 @@ fn all_is_read() {
         ("large", 251, "", "", ""),
     ] {
         let (_kept, layout) = root(fixture);
-        assert!(needed(layout.root()).unwrap());
+        assert_eq!(found(&layout).unwrap(), Found::Go);
         let Imported { records, next_id: next, daemons, instances, warnings } =
             read(layout.root()).unwrap();
         assert_eq!(records, told(fixture), "{fixture}");
@@ -78,10 +78,8 @@ fn all_is_read() {
             assert_eq!((&*daemon.daemon_mode, &*daemon.fs_driver), (mode, "fusedev"));
             assert_eq!(daemon.mountpoint, lower(mountpoint));
             assert_eq!(daemon.api_socket, lower("socket").join(&daemon.id).join("api.sock"));
-            assert!(daemon.process_id > 0);
             assert_eq!(image.image_id, "localhost:5000/test/image:1");
             assert_eq!((&image.daemon_id, &*image.snapshot_id), (&daemon.id, "6"));
-            assert_eq!(image.snapshot_dir, lower("snapshots/6"));
             assert_eq!(image.mountpoint, lower(instance));
         }
     }
@@ -155,6 +153,43 @@ fn a_lost_store_is_no_empty_one() {
     let error = open(&layout).err().unwrap().to_string();
     assert!(error.contains("restore one from a backup") && !error.contains('\n'), "{error}");
     assert!(!layout.store().exists());
+}
+
+/// An empty store beside directories would give their numbers again, and with them what is in
+/// them.
+#[test]
+fn a_store_without_records_is_not_that_of_a_root_with_snapshots() {
+    let lost = |layout: &Layout| {
+        fs::create_dir_all(layout.snapshots().join("7")).unwrap();
+        let error = open(layout).err().unwrap().to_string();
+        assert!(error.contains("restore one from a backup") && !error.contains('\n'), "{error}");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let layout = Layout::new(directory.path());
+    // Killed when it made the file: nothing is there yet.
+    fs::write(layout.store(), "").unwrap();
+    drop(open(&layout).unwrap());
+    lost(&layout);
+    fs::write(layout.store(), "").unwrap();
+    lost(&layout);
+    let (_kept, layout) = root("shared");
+    fs::write(layout.store(), "").unwrap();
+    patch(&layout, "metadata.db", b"kind", b"kinx");
+    lost(&layout);
+    let (_kept, layout) = root("shared");
+    fs::write(layout.store(), "").unwrap();
+    let store = open(&layout).unwrap();
+    assert_eq!(store.read().unwrap().page("", usize::MAX).unwrap().found, told("shared"));
+}
+
+#[test]
+fn numbers_of_directories_are_not_given_later_either() {
+    let (_kept, layout) = root("shared");
+    drop(open(&layout).unwrap());
+    fs::create_dir_all(layout.snapshots().join("41")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(open(&layout).unwrap().read().unwrap().next_id().unwrap(), 42);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod api;
+pub mod bootstrap;
 mod client;
 mod command;
 mod error;

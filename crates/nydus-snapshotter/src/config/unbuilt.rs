@@ -48,18 +48,18 @@ pub(super) fn refuse(file: &File) -> Result<(), Error> {
     let switched_on = |(key, value): &(String, Value)| {
         key.starts_with("experimental.") && *value == Value::Boolean(true)
     };
-    match values(file).into_iter().find(switched_on) {
+    match values(Table::try_from(file).unwrap_or_default()).into_iter().find(switched_on) {
         Some((key, _)) => Err(Error::NotBuilt(key, "expected false")),
         None => Ok(()),
     }
 }
 
-/// Warnings of harmless keys that are set to something.
-pub(super) fn without_effect(file: &File) -> Vec<String> {
-    let usual = values(&File::default());
-    values(file)
+/// Warnings of harmless keys that a file sets to something.
+pub(super) fn without_effect(file: &Table) -> Vec<String> {
+    let set = |value: &Value| !matches!(value, Value::Boolean(false) | Value::Integer(0));
+    values(file.clone())
         .into_iter()
-        .filter(|(key, value)| is_ignored(key) && differs(value, usual.get(key)))
+        .filter(|(key, value)| is_ignored(key) && set(value))
         .map(|(key, _)| format!("{key} has no effect"))
         .collect()
 }
@@ -69,20 +69,10 @@ fn is_ignored(key: &str) -> bool {
     IGNORED.into_iter().any(|name| key == name || below(name))
 }
 
-fn differs(value: &Value, usual: Option<&Value>) -> bool {
-    match (usual, value) {
-        (Some(usual), value) => value != usual,
-        (None, Value::Boolean(value)) => *value,
-        (None, Value::Integer(value)) => *value != 0,
-        (None, Value::String(value)) => !value.is_empty(),
-        (None, _) => true,
-    }
-}
-
 /// All values, by their keys with the sections.
-fn values(file: &File) -> BTreeMap<String, Value> {
+fn values(file: Table) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
-    for (key, value) in Table::try_from(file).unwrap_or_default() {
+    for (key, value) in file {
         flatten(key, value, &mut all);
     }
     all

@@ -2,12 +2,13 @@
 
 use super::{Error, Image, SHARED, Settings};
 use crate::auth;
+use crate::cache;
 use crate::config::Recover;
 use crate::labels::image_ref;
 use crate::layout::Layout;
 use crate::nydusd_config::{self, is_registry};
 use nydus_mount_slice::Secret;
-use nydusd_client::{Log, Mode, Spec};
+use nydusd_client::{Log, Mode, Spec, bootstrap};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
@@ -163,15 +164,18 @@ pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(
         return Ok(());
     };
     let is_meta = |path: &PathBuf| {
-        path.to_str().is_some_and(|path| path.ends_with(".blob.meta")) && path.is_file()
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        name.ends_with(".blob.meta") && cache::blob_of(name).is_some()
     };
     for path in beside.flatten().map(|entry| entry.path()).filter(is_meta) {
         let cached = settings.cache.join(path.file_name().unwrap_or(OsStr::new("")));
         if !cached.exists() {
             let fresh = cached.with_extension("new");
-            fs::copy(&path, &fresh)
-                .and_then(|_| fs::rename(&fresh, &cached))
-                .map_err(|error| Error::File(cached, error))?;
+            let copy = || {
+                io::copy(&mut bootstrap::open(&path)?, &mut fs::File::create(&fresh)?)?;
+                fs::rename(&fresh, &cached)
+            };
+            copy().map_err(|error| Error::File(path, error))?;
         }
     }
     Ok(())

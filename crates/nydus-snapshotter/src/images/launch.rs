@@ -4,11 +4,10 @@ use super::{
     DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
     files,
 };
-use crate::bootstrap;
 use crate::config::DaemonMode;
 use crate::probe;
 use nydus_mount_slice::Secret;
-use nydusd_client::{Binary, Daemon, Mode, Mount, Spec, clear_stale};
+use nydusd_client::{Binary, Daemon, Mode, Mount, Spec, bootstrap, clear_stale};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +20,7 @@ impl Images {
     /// Serves an image that nobody serves. The registry is asked while the daemon starts.
     pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
         bootstrap::version(&self.layout.bootstrap(image.id))?;
-        let config = self.config(&image)?;
+        let config = self.config(&image).await?;
         files::space(self.layout.root())?;
         let (mounted, readable) =
             tokio::join!(self.mount(&image, &config), probe::blobs(&config, &image.blobs));
@@ -81,6 +80,8 @@ impl Images {
         };
         match started.await {
             Ok(live) => Ok((live, lower)),
+            // One that lives and does not answer is left to its containers.
+            Err(error @ Error::Daemon(nydusd_client::Error::SocketInUse(_))) => Err(error),
             Err(error) => {
                 files::discard(&spec, &config_file);
                 self.forget(Some(&id), Some(image.id)).await?;

@@ -9,7 +9,6 @@ mod launch;
 mod recover;
 mod watch;
 
-use crate::bootstrap;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::Labels;
 use crate::layout::Layout;
@@ -17,13 +16,13 @@ use crate::nydusd_config;
 use crate::probe;
 use crate::store::{self, Set, Store};
 use nydus_mount_slice::Secret;
-use nydusd_client::{Binary, Daemon};
+use nydusd_client::{Binary, Daemon, bootstrap};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OnceCell};
 
 /// What was started, by the daemon's name.
@@ -33,6 +32,9 @@ pub const INSTANCES: Set<InstanceRecord> = Set::new("instances");
 
 /// Name of the daemon that serves all images.
 const SHARED: &str = "shared";
+
+/// How long it may take to find credentials.
+const CREDENTIALS: Duration = Duration::from_secs(5);
 
 /// A daemon, as far as a later run must know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +154,9 @@ pub enum Error {
     /// `nydusd` cannot be started, or refuses the image.
     #[error(transparent)]
     Daemon(#[from] nydusd_client::Error),
+    /// Docker's credential helper hangs.
+    #[error("docker's credential helper gave no answer within {0:?}")]
+    NoCredentials(Duration),
     /// The image's data cannot be had.
     #[error(transparent)]
     Probe(#[from] probe::Error),
@@ -265,9 +270,18 @@ impl Images {
     /// `nydusd`'s configuration for an image, as it would be now.
     ///
     /// # Errors
-    /// A bad template, or an image that does not fit it.
-    pub fn config(&self, image: &Image) -> Result<Secret, Error> {
-        files::render(&self.settings, image)
+    /// A bad template, an image that does not fit it, a credential helper that hangs.
+    pub async fn config(&self, image: &Image) -> Result<Secret, Error> {
+        let (settings, image) = (self.settings.clone(), image.clone());
+        // A credential helper is any program.
+        let rendered = tokio::task::spawn_blocking(move || files::render(&settings, &image));
+        match tokio::time::timeout(CREDENTIALS, rendered).await {
+            Ok(Ok(config)) => config,
+            Ok(Err(failed)) => {
+                Err(Error::Template(self.settings.template.clone(), failed.to_string()))
+            }
+            Err(_) => Err(Error::NoCredentials(CREDENTIALS)),
+        }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {

@@ -4,7 +4,7 @@
 use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, files};
 use crate::store::Lookup;
 use nydus_mount_slice::Secret;
-use nydusd_client::{Daemon, Mode, Spec, State, clear_stale};
+use nydusd_client::{Daemon, Error as Failed, Mode, Spec, State, clear_stale};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -14,8 +14,11 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
 
-/// How long a daemon of an earlier run may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long a daemon of an earlier run may take to be RUNNING.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long it may take to answer at all: it does one thing at a time, and may be busy with a
+/// slow call of that run.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// An image, where it was mounted, and its slot.
 type Held = (Image, PathBuf, OwnedMutexGuard<Option<Arc<Served>>>);
@@ -81,6 +84,10 @@ impl Images {
         let id = pending.id.clone();
         match adopt(&pending.spec).await {
             Ok((daemon, mounted)) => self.adopted(daemon, &mounted, pending).await,
+            // Containers may be on it: nothing of it is touched.
+            Err(error @ (Failed::NotReady(..) | Failed::Call(..))) => {
+                tracing::error!(daemon = id, %error, "nydusd lives and does not answer: left alone");
+            }
             Err(error) => {
                 tracing::warn!(daemon = id, %error, "nydusd of an earlier run is not there");
                 self.clear(pending).await;
@@ -96,7 +103,7 @@ impl Images {
                 let _ = self.forget(None, Some(image.id)).await;
                 continue;
             }
-            let config = self.config_of(&live, &image);
+            let config = self.config_of(&live, &image).await;
             *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(&live) }));
         }
         if let Some(mut shared) = pending.shared {
@@ -107,14 +114,14 @@ impl Images {
     }
 
     /// The configuration that it was started with, as far as it can be found.
-    fn config_of(&self, live: &Live, image: &Image) -> Secret {
+    async fn config_of(&self, live: &Live, image: &Image) -> Secret {
         let paths = match live.shared {
             true => [SHARED, &live.id].map(|id| self.layout.instance_config(id, image.id)).to_vec(),
             false => vec![self.layout.daemon_config(&live.id)],
         };
         match paths.iter().find_map(|path| fs::read_to_string(path).ok()) {
             Some(config) => config.into(),
-            None => self.config(image).unwrap_or_default(),
+            None => self.config(image).await.unwrap_or_default(),
         }
     }
 
@@ -131,23 +138,20 @@ impl Images {
     }
 }
 
-/// A daemon that runs and answers, and what it has mounted. One that does not answer is ended.
-async fn adopt(spec: &Spec) -> Result<(Daemon, Vec<String>), nydusd_client::Error> {
+/// A daemon that runs and answers, and what it has mounted. One that answers and serves nothing
+/// is ended.
+async fn adopt(spec: &Spec) -> Result<(Daemon, Vec<String>), Failed> {
     let daemon = Daemon::adopt(spec.clone(), None).await?;
-    let ready = async {
-        daemon.wait_for(&[State::Running], ANSWER).await?;
-        daemon.client().daemon().await
-    };
-    match ready.await {
-        Ok(info) => {
-            let mounted = info.backend_collection.as_object().map(|all| all.keys().cloned());
-            Ok((daemon, mounted.into_iter().flatten().collect()))
-        }
-        Err(error) => {
+    if let Err(error) = daemon.wait_for(&[State::Running], SETTLE).await {
+        if daemon.client().state().await.is_ok_and(|state| state != State::Running) {
             daemon.kill().await?;
-            Err(error)
+            return Err(Failed::Exited(daemon.ended().await, error.to_string()));
         }
+        daemon.wait_for(&[State::Running], ANSWER).await?;
     }
+    let info = daemon.client().daemon().await?;
+    let mounted = info.backend_collection.as_object().map(|all| all.keys().cloned());
+    Ok((daemon, mounted.into_iter().flatten().collect()))
 }
 
 /// Ends daemons of ours that no record knows: started by a run that was killed right then. The Go

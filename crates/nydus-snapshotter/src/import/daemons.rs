@@ -6,7 +6,6 @@ use super::bbolt::File;
 use super::go::section;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A `nydusd` of the Go snapshotter.
@@ -28,18 +27,12 @@ pub struct GoDaemon {
     pub fs_driver: String,
     /// Where it mounts.
     pub mountpoint: PathBuf,
-    /// Socket to which it gives its state, empty for none.
-    pub supervisor_path: PathBuf,
-    /// Directory of its configuration.
-    pub config_dir: PathBuf,
 }
 
 /// An image that the Go snapshotter serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct GoInstance {
-    /// Order in which they were mounted.
-    pub seq: u64,
     /// The image's reference.
     #[serde(rename = "ImageID")]
     pub image_id: String,
@@ -51,12 +44,8 @@ pub struct GoInstance {
     pub snapshot_id: String,
     /// `fusedev`, `fscache`, `blockdev`, `proxy`, `nodev`.
     pub fs_driver: String,
-    /// The snapshot's directory.
-    pub snapshot_dir: PathBuf,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
-    /// What else is known.
-    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// What could be read.

@@ -84,8 +84,8 @@ pub enum Error {
     Stale(PathBuf),
     /// There are snapshots, but no records of them.
     #[error(
-        "root {}: there are directories in snapshots/, but neither snapshots.redb nor metadata.db: \
-         restore one from a backup, or move the directories away", .0.display()
+        "root {}: there are directories in snapshots/, but no records of any in snapshots.redb or \
+         metadata.db: restore one from a backup, or move the directories away", .0.display()
     )]
     Lost(PathBuf),
     /// Our store.
@@ -103,7 +103,8 @@ pub fn found(layout: &Layout) -> Result<Found, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(|meta| Some(meta.len())).map_err(|e| Error::File(path.to_owned(), e)),
     };
-    if length(&layout.store())?.is_some() {
+    // One that was killed right when it made the file has nothing in it.
+    if length(&layout.store())?.is_some_and(|length| length > 0) {
         return Ok(Found::Ours);
     }
     if length(&metadata)?.is_some_and(|length| length > 0) {
@@ -113,33 +114,44 @@ pub fn found(layout: &Layout) -> Result<Found, Error> {
     Ok(if any { Found::Lost } else { Found::Empty })
 }
 
-/// Whether the Go snapshotter's records are to be taken over.
-///
-/// # Errors
-/// The root cannot be looked at.
-pub fn needed(root: &Path) -> Result<bool, Error> {
-    Ok(found(&Layout::new(root))? == Found::Go)
-}
-
 /// Opens the store of this root, whoever wrote there before.
 ///
 /// # Errors
 /// There are snapshots without records; the Go snapshotter's cannot be taken over.
 pub fn open(layout: &Layout) -> Result<Store, Error> {
-    match found(layout)? {
-        Found::Empty => Ok(Store::open(&layout.store())?),
-        Found::Ours => {
-            let store = Store::open(&layout.store())?;
-            check_current(layout, &store)?;
-            Ok(store)
-        }
-        Found::Lost => Err(Error::Lost(layout.root().to_owned())),
+    let found = found(layout)?;
+    let store = match found {
+        Found::Lost => return Err(Error::Lost(layout.root().to_owned())),
         Found::Go => {
             let (store, imported) = take_over(layout)?;
             imported.log();
-            Ok(store)
+            store
         }
+        Found::Empty | Found::Ours => Store::open(&layout.store())?,
+    };
+    if found == Found::Ours {
+        check_current(layout, &store)?;
     }
+    check_directories(layout, &store)?;
+    Ok(store)
+}
+
+/// A store without any record is not the one of a root that has snapshots; and a number that a
+/// directory has is not given again, whoever made it.
+fn check_directories(layout: &Layout, store: &Store) -> Result<(), Error> {
+    let read = store.read()?;
+    let garbage = read.garbage()?;
+    let mut numbers = directories(layout)?;
+    numbers.retain(|number| !garbage.contains(number));
+    let Some(last) = numbers.into_iter().max() else { return Ok(()) };
+    let first = read.page("", 1)?;
+    if first.found.is_empty() && first.damaged.is_empty() {
+        return Err(Error::Lost(layout.root().to_owned()));
+    }
+    if last >= read.next_id()? {
+        block_in_place(|| store.write_blocking(move |draft| draft.import(&[], last + 1)))?;
+    }
+    Ok(())
 }
 
 impl Imported {
@@ -173,6 +185,9 @@ pub fn take_over(layout: &Layout) -> Result<(Store, Imported), Error> {
     // Open, and so locked, until all is done.
     let files = Files::open(layout.root())?;
     let imported = files.read()?;
+    if imported.records.is_empty() && !directories(layout)?.is_empty() {
+        return Err(Error::Lost(layout.root().to_owned()));
+    }
     let (all, state) = (imported.clone(), files.state());
     let fill = move |draft: &mut Draft<'_>| {
         draft.put_item(&TAKEN, STATE, &state)?;

@@ -76,7 +76,7 @@ impl Store {
     where
         F: FnOnce(&mut Draft<'_>) -> Result<()> + Send + 'static,
     {
-        if path.try_exists()? {
+        if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
             return Err(Error::AlreadyExists(format!("store {path:?}")));
         }
         let unfinished = path.with_extension("new");

@@ -1,6 +1,8 @@
 //! Reads as much of a RAFS bootstrap as tells its version.
 
 use nydus_mount_slice::FsVersion;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -26,13 +28,31 @@ const V5_VERSION: u32 = 0x500;
 /// EROFS_SUPER_MAGIC_V1.
 const V6_MAGIC: u32 = 0xe0f5_e1e2;
 
+/// Opens a file that came with an image: no link on the way, and nothing but a regular file,
+/// because whoever made the image may have put anything there.
+///
+/// # Errors
+/// It cannot be opened, or is something else.
+pub fn open(path: &Path) -> io::Result<File> {
+    // A FIFO would wait for its other end.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6, and where a filter forbids it.
+        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
+        opened => opened,
+    };
+    let file = File::from(opened?);
+    let regular = file.metadata()?.is_file();
+    if regular { Ok(file) } else { Err(io::Error::other("expected a regular file")) }
+}
+
 /// The RAFS version of the bootstrap at `path`.
 ///
 /// # Errors
 /// It cannot be read, is no bootstrap, or is cut.
 pub fn version(path: &Path) -> Result<FsVersion, Error> {
     let unreadable = |error| Error::Unreadable(path.to_owned(), error);
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = open(path).map_err(unreadable)?;
     let mut head = Vec::with_capacity(HEAD);
     file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(unreadable)?;
     let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
@@ -76,5 +96,14 @@ mod tests {
             }
         }
         assert!(version(Path::new("/missing")).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        let [link, fifo] = ["link", "fifo"].map(|name| dir.path().join(name));
+        std::os::unix::fs::symlink(file.path(), &link).unwrap();
+        rustix::fs::mkfifoat(CWD, &fifo, Mode::RUSR).unwrap();
+        for path in [&link, &fifo, &link.join("below"), &dir.path().to_owned()] {
+            let error = open(path).unwrap_err().to_string();
+            let expected = ["expected a regular file", "symbolic links", "Not a directory"];
+            assert!(expected.iter().any(|words| error.contains(words)), "{error}");
+        }
     }
 }
