@@ -49,9 +49,10 @@ fn a_read_goes_on() {
         let other = serve_another(&node);
         let file = File::open(root.join("hello")).expect("a file");
         let before = identity(&lower(&entry));
-        let both = if node.mode == MODES[0] { 1 } else { 2 };
+        let (daemons, both) = if node.mode == MODES[0] { (2, 1) } else { (1, 2) };
         for images in [both, 1] {
-            wait_told(&node, &format!("handed over: {images}\n"));
+            let handed_over = format!("handed over: {images}\n");
+            wait_told(&node, daemons, &handed_over);
             let (read, killed) = (read_held(&node, &file), node.daemons());
             service::end_naming(&node.snapshotter.root());
             let outcome = read.recv_timeout(LIMIT);
@@ -62,11 +63,10 @@ fn a_read_goes_on() {
             assert_eq!(identity(&lower(&entry)), before, "{}", said());
             let now = node.daemons();
             assert!(!now.is_empty() && !now.iter().any(|pid| killed.contains(pid)), "{}", said());
+            wait_told(&node, daemons, &handed_over);
             // A session must not name what is no longer there.
-            if images == both {
-                other.iter().for_each(|key| drop(node.client.remove(key)));
-                node.expect(node.client.cleanup());
-            }
+            other.iter().for_each(|key| drop(node.client.remove(key)));
+            node.expect(node.client.cleanup());
         }
         drop(file);
         unmount(&root);
@@ -82,7 +82,7 @@ fn a_successor_that_is_stuck_is_replaced() {
         let entry = node.container("c0", &top);
         let root = node.mount(&entry, "m0");
         let file = File::open(root.join("hello")).expect("a file");
-        wait_told(&node, "handed over: 1\n");
+        wait_told(&node, 1, "handed over: 1\n");
         sleep(LIVED);
         beside_sockets(&node, |directory| fs::write(directory.join("stuck"), ""));
         let read = read_held(&node, &file);
@@ -136,7 +136,7 @@ fn read_held(node: &Node, file: &File) -> Receiver<io::Result<String>> {
         let read = file.read_exact_at(&mut bytes, 0);
         sender.send(read.map(|()| String::from_utf8_lossy(&bytes).into_owned()))
     });
-    wait_told(node, "a read is not answered\n");
+    wait_told(node, 1, "a read is not answered\n");
     beside_sockets(node, |directory| fs::remove_file(directory.join("pause")));
     outcome
 }
@@ -148,12 +148,13 @@ fn beside_sockets(node: &Node, act: impl Fn(&Path) -> io::Result<()>) {
     }
 }
 
-/// Waits until a daemon has said this.
-fn wait_told(node: &Node, what: &str) {
+/// Waits until this many daemons have said this.
+fn wait_told(node: &Node, daemons: usize, what: &str) {
     let logs = node.snapshotter.root().join("logs");
     let told = || {
         let files = names_in(&logs).into_iter().map(|id| logs.join(id).join("nydusd.stderr"));
-        files.map(|file| fs::read_to_string(file).unwrap_or_default()).any(|all| all.contains(what))
+        let told = files.filter_map(|file| fs::read_to_string(file).ok());
+        told.filter(|told| told.contains(what)).count() >= daemons
     };
     assert!(service::until(LIMIT, told), "not {what:?}\n{}", node.snapshotter.said());
 }

@@ -4,7 +4,7 @@
 
 use super::{Error, Images, Live, Served};
 use crate::config::Recover;
-use nydusd_client::{Daemon, State};
+use nydusd_client::{Daemon, Limits, State};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -14,8 +14,9 @@ use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::time::timeout;
@@ -35,31 +36,38 @@ pub(super) struct Session {
 }
 
 impl Images {
-    /// Asks a daemon for its session, in the background: after each image that it mounts.
+    /// Asks a daemon for its session, in the background: after each image that it mounts or
+    /// unmounts, because a successor finds what the session names, and nothing else.
     pub(super) fn keep_session(self: &Arc<Self>, live: &Arc<Live>) {
         if self.settings.recover != Recover::Failover {
             return;
         }
         let live = Arc::clone(live);
         tokio::spawn(async move {
-            match collect(&live).await {
-                Ok(session) => {
-                    *live.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session)
-                }
-                Err(error) => tracing::warn!(
+            // Held meanwhile: one at a time listens, and an older session never comes last.
+            let mut kept = live.session.lock().await;
+            let ended = || live.is_gone() || live.stopping.load(Ordering::Acquire);
+            if ended() {
+                return;
+            }
+            let session = collect(&live).await;
+            if let Err(error) = &session
+                && !ended()
+            {
+                tracing::warn!(
                     daemon = live.id,
                     %error,
                     "nydusd hands no session over: when it dies it is started anew"
-                ),
+                );
             }
+            *kept = session.ok();
         });
     }
 
     /// Lets a successor go on where a dead daemon stopped, or finds that it has one; false if that
     /// is not possible. Who asks for the daemon's images meanwhile waits.
     pub(super) async fn succeed(self: &Arc<Self>, dead: &Arc<Live>) -> bool {
-        let session = dead.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(session) = session else { return false };
+        let Some(session) = dead.session.lock().await.take() else { return false };
         let outcome = match dead.shared {
             true => self.succeed_shared(dead, session).await,
             false => self.succeed_dedicated(dead, session).await,
@@ -120,15 +128,17 @@ impl Images {
         let spec = dead.daemon.spec().clone();
         let path = spec.supervisor.clone().unwrap_or_default();
         let failed = |error| Error::File(path.clone(), error);
-        let listener = listen(&path).map_err(failed)?;
+        let listener = Listener::new(&path).map_err(failed)?;
         let daemon = Daemon::spawn(self.binary().await?, spec)?;
+        let limits = Limits { read: TAKE_OVER, change: TAKE_OVER };
+        let client = daemon.client().clone().with_limits(limits);
         let taken_over = async {
             daemon.wait_for(&[State::Init], TAKE_OVER).await?;
-            let (given, taken) = tokio::join!(give(&listener, session), daemon.client().takeover());
+            let (given, taken) = tokio::join!(give(&listener, session), client.takeover());
             given.map_err(failed)?;
             taken?;
             daemon.wait_for(&[State::Ready, State::Running], TAKE_OVER).await?;
-            daemon.client().start().await?;
+            client.start().await?;
             Ok(daemon.wait_for(&[State::Running], TAKE_OVER).await?)
         };
         match taken_over.await {
@@ -152,34 +162,44 @@ fn replace(slot: &mut Option<Arc<Served>>, dead: &Arc<Live>, live: &Arc<Live>) {
 
 async fn collect(live: &Live) -> io::Result<Session> {
     let path = live.daemon.spec().supervisor.clone().unwrap_or_default();
-    let listener = listen(&path)?;
-    let late = || io::Error::other(format!("no connection within {HAND_OVER:?}"));
+    let listener = Listener::new(&path)?;
     live.daemon.client().send_fd().await.map_err(io::Error::other)?;
-    let stream = timeout(HAND_OVER, accept(&listener)).await.map_err(|_| late())??;
+    let stream = listener.accept(HAND_OVER).await?;
     tokio::task::spawn_blocking(move || receive(&stream)).await.map_err(io::Error::other)?
 }
 
-async fn give(listener: &UnixListener, session: Session) -> io::Result<()> {
-    let late = || io::Error::other(format!("no connection within {TAKE_OVER:?}"));
-    let stream = timeout(TAKE_OVER, accept(listener)).await.map_err(|_| late())??;
+async fn give(listener: &Listener, session: Session) -> io::Result<()> {
+    let stream = listener.accept(TAKE_OVER).await?;
     tokio::task::spawn_blocking(move || send(&stream, &session)).await.map_err(io::Error::other)?
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// A daemon's supervisor. Its socket goes with it.
+struct Listener(UnixListener, PathBuf);
+
+impl Listener {
+    fn new(path: &Path) -> io::Result<Self> {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self(UnixListener::bind(path)?, path.to_owned()))
     }
-    UnixListener::bind(path)
+
+    async fn accept(&self, limit: Duration) -> io::Result<UnixStream> {
+        let late = |_| io::Error::other(format!("no connection within {limit:?}"));
+        let stream = timeout(limit, self.0.accept()).await.map_err(late)??.0.into_std()?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(HAND_OVER))?;
+        stream.set_write_timeout(Some(HAND_OVER))?;
+        Ok(stream)
+    }
 }
 
-async fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
-    let stream = listener.accept().await?.0.into_std()?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(HAND_OVER))?;
-    stream.set_write_timeout(Some(HAND_OVER))?;
-    Ok(stream)
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.1);
+    }
 }
 
 /// Reads to the end: bytes, and descriptors beside them.

@@ -155,7 +155,7 @@ impl Images {
     }
 
     /// Stops what serves an image, and forgets it.
-    pub(super) async fn stop(&self, served: &Served) -> Result<(), Error> {
+    pub(super) async fn stop(self: &Arc<Self>, served: &Served) -> Result<(), Error> {
         let (live, id) = (&served.live, served.image.id);
         if live.shared {
             let unmounted = live.daemon.client().unmount(&files::submount(id)).await;
@@ -165,6 +165,7 @@ impl Images {
                 }
                 _ => {}
             }
+            self.keep_session(live);
             // One that was taken over may have either name.
             for daemon in [SHARED, &live.id] {
                 files::discard_instance(&self.layout.instance_config(daemon, id));

@@ -122,14 +122,14 @@ pub struct Live {
     gone: AtomicBool,
     stopping: AtomicBool,
     /// Kept for a successor.
-    session: Plain<Option<failover::Session>>,
+    session: Mutex<Option<failover::Session>>,
 }
 
 impl Live {
     fn new(id: &str, daemon: Daemon, shared: bool) -> Arc<Self> {
         let (gone, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
         let (id, since) = (id.to_owned(), Instant::now());
-        let session = Plain::default();
+        let session = Mutex::default();
         Arc::new(Self { id, daemon, shared, since, gone, stopping, session })
     }
 
