@@ -41,38 +41,45 @@ fn nodes() -> impl Iterator<Item = Node> {
     })
 }
 
+/// Also when it dies again, with fewer images, and known to a later run of ours only.
 #[test]
 fn a_read_goes_on() {
-    for node in nodes() {
+    for mut node in nodes() {
         let entry = node.container("c0", &node.unpack());
         let root = node.mount(&entry, "m0");
         let other = serve_another(&node);
-        let file = File::open(root.join("hello")).expect("a file");
+        let hello = root.join("hello");
+        let file = File::open(&hello).expect("a file");
         let before = identity(&lower(&entry));
-        let (daemons, both) = if node.mode == MODES[0] { (2, 1) } else { (1, 2) };
-        for images in [both, 1] {
-            let handed_over = format!("handed over: {images}\n");
-            wait_told(&node, daemons, &handed_over);
-            let (read, killed) = (read_held(&node, &file), node.daemons());
-            service::end_naming(&node.snapshotter.root());
-            let outcome = read.recv_timeout(LIMIT);
-            let said = || node.snapshotter.said();
-            let outcome = outcome.unwrap_or_else(|error| panic!("{error}\n{}", said()));
-            assert_eq!(outcome.unwrap_or_else(|error| panic!("{error}\n{}", said())), TEXT);
-            assert_eq!(fs::read_to_string(root.join("hello")).expect("a file"), TEXT);
-            assert_eq!(identity(&lower(&entry)), before, "{}", said());
-            let now = node.daemons();
-            assert!(!now.is_empty() && !now.iter().any(|pid| killed.contains(pid)), "{}", said());
-            wait_told(&node, daemons, &handed_over);
-            // A session must not name what is no longer there.
-            other.iter().for_each(|key| drop(node.client.remove(key)));
-            node.expect(node.client.cleanup());
+        // Daemons, and images of each: at first, with one removed, and after a start of ours.
+        let first = if node.mode == MODES[0] { (2, 1) } else { (1, 2) };
+        for (round, (daemons, images)) in [first, (1, 1), (1, 1)].into_iter().enumerate() {
+            wait_handed_over(&node, daemons, images);
+            kill_while_read(&node, &file);
+            assert_eq!(fs::read_to_string(&hello).expect("a file"), TEXT);
+            assert_eq!(identity(&lower(&entry)), before, "{}", node.snapshotter.said());
+            wait_handed_over(&node, daemons, images);
+            match round {
+                0 => remove(&node, &other),
+                _ => restart(&mut node),
+            }
         }
         drop(file);
         unmount(&root);
         node.clear();
         assert_eq!(names_in(&node.snapshotter.root().join("supervisor")), Vec::<String>::new());
     }
+}
+
+/// The read waits for the successor, and ends well.
+fn kill_while_read(node: &Node, file: &File) {
+    let (read, before) = (read_held(node, file), node.daemons());
+    service::end_naming(&node.snapshotter.root());
+    let said = || node.snapshotter.said();
+    let outcome = read.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", said()));
+    assert_eq!(outcome.unwrap_or_else(|error| panic!("{error}\n{}", said())), TEXT);
+    let after = node.daemons();
+    assert!(!after.is_empty() && !after.iter().any(|pid| before.contains(pid)), "{}", said());
 }
 
 #[test]
@@ -82,7 +89,7 @@ fn a_successor_that_is_stuck_is_replaced() {
         let entry = node.container("c0", &top);
         let root = node.mount(&entry, "m0");
         let file = File::open(root.join("hello")).expect("a file");
-        wait_told(&node, 1, "handed over: 1\n");
+        wait_handed_over(&node, 1, 1);
         sleep(LIVED);
         beside_sockets(&node, |directory| fs::write(directory.join("stuck"), ""));
         let read = read_held(&node, &file);
@@ -110,6 +117,11 @@ fn serve_another(node: &Node) -> [String; 2] {
     let names = node.expect(node.client.unpack(&other, &node.labels("other")));
     node.container("other", &names[2]);
     ["other".to_owned(), names[2].clone()]
+}
+
+fn remove(node: &Node, keys: &[String]) {
+    keys.iter().for_each(|key| node.expect(node.client.remove(key)));
+    node.expect(node.client.cleanup());
 }
 
 /// Where nydusd serves the image.
@@ -148,12 +160,27 @@ fn beside_sockets(node: &Node, act: impl Fn(&Path) -> io::Result<()>) {
     }
 }
 
+/// Kills the snapshotter and starts it again; what daemons have said is forgotten.
+fn restart(node: &mut Node) {
+    node.snapshotter.service().kill();
+    stderr(node).iter().for_each(|file| fs::write(file, "").expect("a file"));
+    node.snapshotter.restart();
+}
+
+/// What each daemon writes to that serves still.
+fn stderr(node: &Node) -> Vec<PathBuf> {
+    let [sockets, logs] = ["socket", "logs"].map(|name| node.snapshotter.root().join(name));
+    names_in(&sockets).into_iter().map(|id| logs.join(id).join("nydusd.stderr")).collect()
+}
+
+fn wait_handed_over(node: &Node, daemons: usize, images: usize) {
+    wait_told(node, daemons, &format!("handed over: {images}\n"));
+}
+
 /// Waits until this many daemons have said this.
 fn wait_told(node: &Node, daemons: usize, what: &str) {
-    let logs = node.snapshotter.root().join("logs");
     let told = || {
-        let files = names_in(&logs).into_iter().map(|id| logs.join(id).join("nydusd.stderr"));
-        let told = files.filter_map(|file| fs::read_to_string(file).ok());
+        let told = stderr(node).into_iter().filter_map(|file| fs::read_to_string(file).ok());
         told.filter(|told| told.contains(what)).count() >= daemons
     };
     assert!(service::until(LIMIT, told), "not {what:?}\n{}", node.snapshotter.said());

@@ -58,6 +58,7 @@ const TABLE: &[Row] = &[
     ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),
     ("images", "images by real nydusd, without containerd", When::Always, How::EndToEnd, 600),
     ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
+    ("failover", "a nydusd dies under a reader", When::Always, How::EndToEnd, 300),
     ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
     ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
     ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
