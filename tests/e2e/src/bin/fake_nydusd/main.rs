@@ -57,18 +57,9 @@ fn main() -> io::Result<()> {
     let mut ended = nix::sys::signal::SigSet::empty();
     ended.add(nix::sys::signal::SIGTERM);
     ended.thread_block()?;
-    let image = value("--bootstrap").map(|source| ("/".to_owned(), source.into()));
-    let fake = Arc::new(Fake {
-        directory: Path::new(&socket).parent().unwrap_or(Path::new("/")).to_owned(),
-        daemon: Mutex::new(Daemon {
-            id: value("--id").unwrap_or_default(),
-            state: "INIT",
-            supervisor: value("--supervisor").unwrap_or_default(),
-            mounts: image.into_iter().collect(),
-            minor: 0,
-            session: None,
-        }),
-    });
+    let directory = Path::new(&socket).parent().unwrap_or(Path::new("/")).to_owned();
+    let daemon = Mutex::new(Daemon::new(value));
+    let fake = Arc::new(Fake { daemon, directory });
     // A socket means that somebody died: wait until told to take over.
     if fs::remove_file(&socket).is_err() {
         fake.daemon().session = Some(Arc::new(mount(&mountpoint)?));
@@ -215,6 +206,19 @@ impl Fake {
 }
 
 impl Daemon {
+    /// With the values of its options.
+    fn new(value: impl Fn(&str) -> Option<String>) -> Self {
+        let image = value("--bootstrap").map(|source| ("/".to_owned(), source.into()));
+        Self {
+            id: value("--id").unwrap_or_default(),
+            state: "INIT",
+            supervisor: value("--supervisor").unwrap_or_default(),
+            mounts: image.into_iter().collect(),
+            minor: 0,
+            session: None,
+        }
+    }
+
     fn told(&self) -> Value {
         let (id, supervisor, mounts) = (&self.id, &self.supervisor, &self.mounts);
         json!({"id": id, "supervisor": supervisor, "state": self.state,
