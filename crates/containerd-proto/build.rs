@@ -1,8 +1,11 @@
 //! Compiles the contracts without `protoc`, so that a build needs no package beside Rust.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/snapshots.proto", "proto/cri.proto", "proto/nydus.proto"];
-    for file in files {
+    let mut files = vec!["proto/snapshots.proto", "proto/nydus.proto"];
+    if std::env::var_os("CARGO_FEATURE_CRI").is_some() {
+        files.push("proto/cri.proto");
+    }
+    for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }
     let compiled = protox::compile(files, ["proto"])?;

@@ -10,6 +10,7 @@ pub mod snapshots {
 }
 
 /// `runtime.v1` of Kubernetes, as far as tests call it.
+#[cfg(feature = "cri")]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }

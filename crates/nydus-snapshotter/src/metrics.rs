@@ -12,11 +12,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::Code;
+
+/// How long a connection may last: a client that says nothing goes, one that asks again comes
+/// again.
+const CONNECTION: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Call {
@@ -86,8 +91,7 @@ impl Metrics {
     /// All of it, in Prometheus' text format.
     pub fn text(&self, images: &Images, health: &Health) -> String {
         let served = images.served();
-        let mut daemons: Vec<_> = served.iter().map(|served| served.live.id.as_str()).collect();
-        daemons.dedup();
+        let daemons: BTreeSet<_> = served.iter().map(|served| served.live.id.as_str()).collect();
         self.daemons.set(count(daemons.len()));
         self.instances.set(count(served.len()));
         for family in [&self.readable, &self.read_errors, &self.bytes_read] {
@@ -127,7 +131,11 @@ pub async fn serve(
     let text = Arc::new(text);
     tokio::spawn(async move {
         loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                // No descriptor is left, mostly.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
             let text = Arc::clone(&text);
             let answer = service_fn(move |_| {
                 let answer = hyper::Response::builder()
@@ -137,7 +145,8 @@ pub async fn serve(
                 std::future::ready(Ok::<_, Infallible>(answer))
             });
             let server = hyper::server::conn::http1::Builder::new();
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), answer));
+            let served = server.serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(tokio::time::timeout(CONNECTION, served));
         }
     });
     Ok(())

@@ -1,5 +1,6 @@
 //! From the configuration to a server, and its end.
 
+use crate::config::file::File;
 use crate::config::{Config, DaemonMode, MAX_ROOT};
 use crate::health::Health;
 use crate::images::{Images, Settings};
@@ -25,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+/// Default root of the Go snapshotter 0.13.4 of Debian 13.
+const DEBIAN_ROOT: &str = "/var/lib/containerd-nydus";
 /// How long calls may take to end when we are told to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -84,7 +87,8 @@ fn open(config: &Config) -> Result<Snapshots> {
         "root {}: its file system does not tell file types (d_type), which overlayfs needs",
         config.root.display()
     );
-    let store = import::open(&layout)?;
+    let usual = config.root == File::default().root;
+    let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
     let images = Images::new(settings(config)?, layout.clone(), store.clone());
     let options = Options {
         driver: config.driver,

@@ -150,7 +150,7 @@ fn a_lost_store_is_no_empty_one() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir_all(directory.path().join("snapshots/7")).unwrap();
     let layout = Layout::new(directory.path());
-    let error = open(&layout).err().unwrap().to_string();
+    let error = open(&layout, None).err().unwrap().to_string();
     assert!(error.contains("restore one from a backup") && !error.contains('\n'), "{error}");
     assert!(!layout.store().exists());
 }
@@ -161,14 +161,14 @@ fn a_lost_store_is_no_empty_one() {
 fn a_store_without_records_is_not_that_of_a_root_with_snapshots() {
     let lost = |layout: &Layout| {
         fs::create_dir_all(layout.snapshots().join("7")).unwrap();
-        let error = open(layout).err().unwrap().to_string();
+        let error = open(layout, None).err().unwrap().to_string();
         assert!(error.contains("restore one from a backup") && !error.contains('\n'), "{error}");
     };
     let directory = tempfile::tempdir().unwrap();
     let layout = Layout::new(directory.path());
     // Killed when it made the file: nothing is there yet.
     fs::write(layout.store(), "").unwrap();
-    drop(open(&layout).unwrap());
+    drop(open(&layout, None).unwrap());
     lost(&layout);
     fs::write(layout.store(), "").unwrap();
     lost(&layout);
@@ -178,17 +178,30 @@ fn a_store_without_records_is_not_that_of_a_root_with_snapshots() {
     lost(&layout);
     let (_kept, layout) = root("shared");
     fs::write(layout.store(), "").unwrap();
-    let store = open(&layout).unwrap();
+    let store = open(&layout, None).unwrap();
     assert_eq!(store.read().unwrap().page("", usize::MAX).unwrap().found, told("shared"));
+}
+
+#[test]
+fn records_elsewhere_are_named() {
+    let (other, _) = root("shared");
+    let directory = tempfile::tempdir().unwrap();
+    let layout = Layout::new(directory.path());
+    let error = open(&layout, Some(other.path())).err().unwrap().to_string();
+    assert!(error.contains("set root to that directory") && !error.contains('\n'), "{error}");
+    assert!(!layout.store().exists());
+    drop(open(&layout, Some(directory.path())).unwrap());
+    // It has a store of its own now.
+    drop(open(&layout, Some(other.path())).unwrap());
 }
 
 #[test]
 fn numbers_of_directories_are_not_given_later_either() {
     let (_kept, layout) = root("shared");
-    drop(open(&layout).unwrap());
+    drop(open(&layout, None).unwrap());
     fs::create_dir_all(layout.snapshots().join("41")).unwrap();
     for _ in 0..2 {
-        assert_eq!(open(&layout).unwrap().read().unwrap().next_id().unwrap(), 42);
+        assert_eq!(open(&layout, None).unwrap().read().unwrap().next_id().unwrap(), 42);
     }
 }
 
@@ -207,15 +220,15 @@ fn a_running_one_is_not_taken_over() {
         let (_kept, layout) = root("shared");
         let held = File::open(layout.root().join(file)).unwrap();
         held.lock().unwrap();
-        let error = open(&layout).err().unwrap().to_string();
+        let error = open(&layout, None).err().unwrap().to_string();
         let expected = "another process uses it: stop the Go snapshotter first";
         assert_eq!(error, format!("{}: {expected}", layout.root().join(file).display()));
         assert!(!layout.store().exists());
         held.unlock().unwrap();
-        drop(open(&layout).unwrap());
+        drop(open(&layout, None).unwrap());
         // The same if it is started beside us.
         held.lock().unwrap();
-        assert!(open(&layout).err().unwrap().to_string().contains(expected));
+        assert!(open(&layout, None).err().unwrap().to_string().contains(expected));
     }
 }
 
@@ -223,19 +236,19 @@ fn a_running_one_is_not_taken_over() {
 fn a_store_is_stale_after_the_go_snapshotter_ran_again() {
     for file in FILES {
         let (_kept, layout) = root("shared");
-        drop(open(&layout).unwrap());
-        drop(open(&layout).unwrap());
+        drop(open(&layout, None).unwrap());
+        drop(open(&layout, None).unwrap());
         // As another fixture has it, whose last transaction is another one.
         let (other, _) = root("large");
         fs::copy(other.path().join(file), layout.root().join(file)).unwrap();
-        let error = open(&layout).err().unwrap().to_string();
+        let error = open(&layout, None).err().unwrap().to_string();
         assert!(error.contains("move snapshots.redb away"), "{error}");
         fs::remove_file(layout.store()).unwrap();
-        drop(open(&layout).unwrap());
+        drop(open(&layout, None).unwrap());
         fs::write(layout.root().join(file), "damaged").unwrap();
-        drop(open(&layout).unwrap());
+        drop(open(&layout, None).unwrap());
         fs::remove_file(layout.root().join(file)).unwrap();
-        drop(open(&layout).unwrap());
+        drop(open(&layout, None).unwrap());
     }
 }
 
@@ -294,7 +307,7 @@ fn a_damaged_record_is_left_out_and_named() {
 fn what_we_cannot_serve_is_refused() {
     let (_kept, layout) = root("shared");
     patch(&layout, "nydus.db", b"fusedev", b"fscache");
-    let error = open(&layout).err().unwrap().to_string();
+    let error = open(&layout, None).err().unwrap().to_string();
     let expected = "has driver \"fscache\", expected fusedev: remove its images first";
     assert!(error.ends_with(expected), "{error}");
     let cases: [(&str, &[u8], &[u8], &str); 4] = [
@@ -306,7 +319,7 @@ fn what_we_cannot_serve_is_refused() {
     for (file, from, to, expected) in cases {
         let (_kept, layout) = root("shared");
         patch(&layout, file, from, to);
-        let error = open(&layout).err().unwrap().to_string();
+        let error = open(&layout, None).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
         assert!(!layout.store().exists());
     }

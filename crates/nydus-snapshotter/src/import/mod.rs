@@ -88,6 +88,12 @@ pub enum Error {
          metadata.db: restore one from a backup, or move the directories away", .0.display()
     )]
     Lost(PathBuf),
+    /// The Go snapshotter of Debian 13 had another default.
+    #[error(
+        "root {}: it is empty, and {} has the Go snapshotter's records: set root to that \
+         directory, or move {} away", .0.display(), .1.display(), .1.join("metadata.db").display()
+    )]
+    Elsewhere(PathBuf, PathBuf),
     /// Our store.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -114,12 +120,18 @@ pub fn found(layout: &Layout) -> Result<Found, Error> {
     Ok(if any { Found::Lost } else { Found::Empty })
 }
 
-/// Opens the store of this root, whoever wrote there before.
+/// Opens the store of this root, whoever wrote there before. `elsewhere` is another root that the
+/// Go snapshotter may have used under the same configuration.
 ///
 /// # Errors
-/// There are snapshots without records; the Go snapshotter's cannot be taken over.
-pub fn open(layout: &Layout) -> Result<Store, Error> {
+/// There are snapshots without records; the Go snapshotter's cannot be taken over, or are
+/// elsewhere.
+pub fn open(layout: &Layout, elsewhere: Option<&Path>) -> Result<Store, Error> {
     let found = found(layout)?;
+    let other = elsewhere.filter(|root| found == Found::Empty && metadata(root).exists());
+    if let Some(other) = other {
+        return Err(Error::Elsewhere(layout.root().to_owned(), other.to_owned()));
+    }
     let store = match found {
         Found::Lost => return Err(Error::Lost(layout.root().to_owned())),
         Found::Go => {
