@@ -122,8 +122,12 @@ func (s *stack) up(root string) (socket, name string, err error) {
 // Ends every server, the last one first; the first error.
 func (s *stack) down() (failure error) {
 	for i := len(s.servers) - 1; i >= 0; i-- {
-		if err := s.servers[i].stop(); err != nil && failure == nil {
-			failure = err
+		err := s.servers[i].stop()
+		// containerd, told to end while it still begins, says that it failed: that is its affair.
+		_, exited := err.(*exec.ExitError)
+		if err != nil && failure == nil && !(exited && i > 0) {
+			said, _ := os.ReadFile(filepath.Join(s.beside, "log"))
+			failure = fmt.Errorf("%w: %s", err, said)
 		}
 	}
 	if err := os.RemoveAll(s.beside); err != nil && failure == nil {

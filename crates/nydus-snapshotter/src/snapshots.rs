@@ -200,7 +200,7 @@ impl Snapshots {
     pub async fn commit(&self, name: String, key: String, labels: Labels) -> Result<()> {
         let active = self.store.read()?.find(&key)?.filter(|record| record.kind == Kind::Active);
         let usage = match active {
-            Some(record) => self.settle(record.id).await?,
+            Some(record) => self.settle(&record).await?,
             // The rules have their own words for it.
             None => Usage::default(),
         };
@@ -210,11 +210,17 @@ impl Snapshots {
 
     /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: an empty
     /// directory is made again when it is missed.
-    async fn settle(&self, id: u64) -> Result<Usage> {
-        let fs = self.layout.fs(id);
+    async fn settle(&self, record: &Record) -> Result<Usage> {
+        let fs = self.layout.fs(record.id);
         let shown = fs.display().to_string();
         if dirs::is_empty(&fs) {
             return usage::of_one(&fs).map_err(|error| Error::Directory(shown, error));
+        }
+        // Lost with the power, or not made before a kill. Where only `fs` is missing, somebody
+        // took it with its contents: no layer is made of that.
+        if !self.layout.snapshot(record.id).exists() {
+            let parents = self.store.read()?.parents(record)?;
+            dirs::make(&self.layout, record, parents.first())?;
         }
         blocking(shown, move || {
             let usage = usage::of_tree(&fs)?;

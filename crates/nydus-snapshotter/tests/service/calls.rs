@@ -91,6 +91,14 @@ async fn lost_directories_are_made_again() {
     let request = MountsRequest { key: "a".to_owned(), ..Default::default() };
     client.mounts(request).await.unwrap();
     assert!(server.root().join("snapshots/1/fs").is_dir());
+    for (lost, code) in [("snapshots/1/fs", Code::Unknown), ("snapshots/1", Code::Ok)] {
+        std::fs::remove_dir_all(server.root().join(lost)).unwrap();
+        let (name, key) = ("committed".to_owned(), "a".to_owned());
+        let request = CommitSnapshotRequest { name, key, ..Default::default() };
+        let answer = client.commit(request).await;
+        assert_eq!(answer.err().map_or(Code::Ok, |status| status.code()), code, "{lost}");
+    }
+    assert!(server.root().join("snapshots/1/fs").is_dir());
 }
 
 /// One damaged thing does not stop the others: an image without a configuration of nydusd.
