@@ -2,8 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = vec!["proto/snapshots.proto", "proto/nydus.proto"];
-    if std::env::var_os("CARGO_FEATURE_CRI").is_some() {
-        files.push("proto/cri.proto");
+    if std::env::var_os("CARGO_FEATURE_CLIENT").is_some() {
+        files.extend(["proto/cri.proto", "proto/containers.proto"]);
     }
     for file in &files {
         println!("cargo::rerun-if-changed={file}");

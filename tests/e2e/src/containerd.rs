@@ -6,6 +6,10 @@ use crate::programs::{self, tool};
 use crate::run::{Ran, run};
 use crate::service::{self, Service, until};
 use crate::stage::Stage;
+use containerd_proto::containers::containers_client::ContainersClient;
+use containerd_proto::containers::{
+    Container, CreateContainerRequest, GetContainerRequest, container,
+};
 use containerd_proto::cri::image_service_client::ImageServiceClient;
 use containerd_proto::cri::{AuthConfig, ImageSpec, PullImageRequest, RemoveImageRequest};
 use rustix::process::Signal;
@@ -14,8 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tonic::Status;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 /// The versions with which we test: a folder and, where there are two ways to pull, the second.
 pub const VERSIONS: [&str; 4] =
@@ -54,6 +59,7 @@ impl Containerd {
         let mut command = Command::new(programs.join("containerd"));
         command.env("PATH", &path).env("LD_LIBRARY_PATH", programs::libraries());
         command.arg("--config").arg(config).env_remove("NOTIFY_SOCKET");
+        command.env("NYDUSVM_CONFIG", directory.join("nydusvm.toml"));
         let service = Service::start(&mut command, directory.join("log"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -148,6 +154,26 @@ impl Containerd {
         self.ctr_run(&[&["--detach", "--null-io"], options].concat(), reference, id, words)
     }
 
+    /// Makes a container beside another, on the same snapshot, for this runtime and program.
+    ///
+    /// # Panics
+    /// containerd refuses.
+    pub fn beside(&self, other: &str, id: &str, runtime: &str, words: &[&str]) {
+        let made = self.block_on(async {
+            let mut client = ContainersClient::new(self.channel().await?);
+            let found =
+                client.get(namespaced(GetContainerRequest { id: other.to_owned() })).await?;
+            let mut container = found.into_inner().container.unwrap_or_default();
+            container.id = id.to_owned();
+            let name = runtime.to_owned();
+            container.runtime = Some(container::Runtime { name, options: None });
+            set_words(&mut container, words);
+            let request = CreateContainerRequest { container: Some(container) };
+            client.create(namespaced(request)).await
+        });
+        made.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
+    }
+
     /// Runs a program in a container that runs.
     pub fn exec(&self, id: &str, words: &[&str]) -> Ran {
         self.ctr(&[&["tasks", "exec", "--exec-id", "exec", id], words].concat())
@@ -231,6 +257,19 @@ impl Drop for Containerd {
             println!("control groups {} stay", self.cgroup());
         }
     }
+}
+
+fn namespaced<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    request
+}
+
+fn set_words(container: &mut Container, words: &[&str]) {
+    let spec = container.spec.as_mut().expect("a specification");
+    let mut json: serde_json::Value = serde_json::from_slice(&spec.value).expect("JSON");
+    json["process"]["args"] = words.into();
+    spec.value = serde_json::to_vec(&json).expect("JSON");
 }
 
 fn spec(reference: &str) -> ImageSpec {

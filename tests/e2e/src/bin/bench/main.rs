@@ -1,6 +1,8 @@
 //! The part of `cargo xtask bench` that measures the snapshotter: beside the Go one and
 //! containerd's own, in turn, by the same client. Writes JSON to the path that it gets.
 
+mod handoff;
+
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
 use containerd_proto::snapshots::{
     CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
@@ -44,7 +46,8 @@ fn main() {
     };
     let calls = calls(stage, quick);
     let containers = containers(quick);
-    let results = json!({ "calls": calls, "containers": containers });
+    let handoff = handoff::measure(quick);
+    let results = json!({ "calls": calls, "containers": containers, "handoff": handoff });
     let text = serde_json::to_string_pretty(&results).expect("JSON") + "\n";
     std::fs::write(&json, text).expect("a file for the results");
 }
@@ -253,7 +256,7 @@ fn memory_mib(pid: i32) -> Option<f64> {
     Some((kib / 102.4).round() / 10.0)
 }
 
-fn median_us(mut times: Vec<Duration>) -> f64 {
+pub(crate) fn median_us(mut times: Vec<Duration>) -> f64 {
     times.sort();
     (times[times.len() / 2].as_nanos() / 100) as f64 / 10.0
 }

@@ -1,0 +1,152 @@
+//! What one container needs on the host: a directory, a share, a `nydusd`, a virtual machine.
+
+use super::settings::Settings;
+use kata_handoff::{Guest, Reader, Rootfs, Share, Storage};
+use nydusd_client::{Binary, Daemon, Log, Mode, Spec};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long `nydusd` may take to start.
+const START: Duration = Duration::from_secs(10);
+
+/// A container's half on the host, but for the machine itself.
+pub struct Sandbox {
+    directory: PathBuf,
+    guest: Guest,
+    /// Serves the share; watched by the container.
+    pub daemon: Arc<Daemon>,
+}
+
+/// What went wrong, in one line.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Sandbox {
+    /// Makes all of it. The guest mounts what is returned.
+    ///
+    /// # Errors
+    /// As said; nothing is left then.
+    pub async fn create(
+        settings: &Settings,
+        directory: PathBuf,
+        id: &str,
+        rootfs: &Rootfs,
+    ) -> Result<(Self, Storage), Failure> {
+        rootfs.check()?;
+        let made = async {
+            fs::create_dir_all(directory.parent().unwrap_or(&directory))?;
+            fs::create_dir(&directory)?;
+            let share = Share::create(directory.join("share"), LAYOUT)?;
+            let binary = Binary::probe(&settings.nydusd).await?;
+            let mut spec = spec(&directory);
+            spec.extra = settings.nydusd_args.iter().map(Into::into).collect();
+            let daemon = Arc::new(Daemon::start(&binary, spec, START).await?);
+            let guest = Guest::attach(share, daemon.client().clone()).await?;
+            let storage = guest.add(id, rootfs).await?;
+            Ok::<_, Failure>((Self { directory: directory.clone(), guest, daemon }, storage))
+        };
+        match made.await {
+            Ok(made) => Ok(made),
+            Err(error) => {
+                if let Err(left) = clear(&directory).await {
+                    return Err(format!("{error}; and is left: {left}").into());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Socket on which `nydusd` waits for the machine.
+    pub fn vhost_socket(&self) -> PathBuf {
+        vhost_socket(&self.directory)
+    }
+
+    /// Takes the container out and ends all; the machine must be down.
+    ///
+    /// # Errors
+    /// What is left.
+    pub async fn remove(&self, id: &str) -> Result<(), Failure> {
+        self.guest.remove(id).await?;
+        self.daemon.stop().await?;
+        clear(&self.directory).await
+    }
+}
+
+/// The layout of Kata's Go runtime: what the guest sees is read-only but for its snapshot.
+const LAYOUT: Reader = Reader::Go;
+
+fn vhost_socket(directory: &Path) -> PathBuf {
+    directory.join("fs.sock")
+}
+
+fn spec(directory: &Path) -> Spec {
+    let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: false };
+    let mut spec = Spec::new(mode, directory.join("api.sock"));
+    spec.log = Log { level: "info".to_owned(), file: None, rotation: 0 };
+    spec.stderr = Some(directory.join("nydusd.log"));
+    spec
+}
+
+/// Ends and removes what there is of a machine, also after a shim that was killed.
+///
+/// # Errors
+/// What is left.
+pub async fn clear(directory: &Path) -> Result<(), Failure> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    end_machine(directory).await?;
+    let spec = spec(directory);
+    match Daemon::adopt(spec.clone(), None).await {
+        Ok(daemon) => drop(daemon.stop().await?),
+        Err(_) => nydusd_client::clear_stale(&spec).await?,
+    }
+    let share = Share::open(directory.join("share"), LAYOUT);
+    for id in share.containers()? {
+        share.take_out(&id)?;
+    }
+    share.remove()?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Never down into a directory: something may be mounted there.
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(fs::remove_dir(directory)?)
+}
+
+/// Where QEMU writes its process id.
+pub fn pid_file(directory: &Path) -> PathBuf {
+    directory.join("qemu.pid")
+}
+
+/// Kills the virtual machine of a shim that is dead.
+async fn end_machine(directory: &Path) -> Result<(), Failure> {
+    let Ok(text) = fs::read_to_string(pid_file(directory)) else { return Ok(()) };
+    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    // Numbers come back: only a process whose command line names the directory is ours.
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let name = directory.as_os_str().as_encoded_bytes();
+    if !line.windows(name.len()).any(|part| part == name) {
+        return Ok(());
+    }
+    let _ = pidfd_send_signal(&process, Signal::KILL);
+    for _ in 0..250 {
+        if !is_alive(pid) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(format!("process {} does not end", pid.as_raw_nonzero()).into())
+}
+
+fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| {
+        !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
+    })
+}

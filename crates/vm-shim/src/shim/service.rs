@@ -1,0 +1,323 @@
+//! containerd's task service, for one container.
+
+use super::container::{Container, Request, State, process};
+use super::sandbox::{self, Failure, Sandbox};
+use super::settings::Settings;
+use crate::protocol::Start;
+use crate::vm::Vm;
+use containerd_shim::asynchronous::{ExitSignal, Shim, spawn};
+use containerd_shim::event::Event;
+use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskStart};
+use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim::protos::protobuf::{EnumOrUnknown, MessageField};
+use containerd_shim::protos::ttrpc::{self, r#async::TtrpcContext};
+use containerd_shim::protos::{api, shim_async::Task};
+use containerd_shim::publisher::RemotePublisher;
+use containerd_shim::util::read_spec;
+use containerd_shim::{Config, Error, Flags, StartOpts, TtrpcResult};
+use kata_handoff::{Reader, Rootfs};
+use nydus_mount_slice::Mount;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The shim's process: one container each.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    id: String,
+    namespace: String,
+    exit: ExitSignal,
+    events: OnceLock<RemotePublisher>,
+    /// At most one, and one creation at a time.
+    container: tokio::sync::Mutex<Option<Arc<Container>>>,
+}
+
+#[async_trait::async_trait]
+impl Shim for Service {
+    type T = Self;
+
+    async fn new(_runtime: &str, args: &Flags, config: &mut Config) -> Self {
+        // Each child has somebody who waits for it.
+        config.no_reaper = true;
+        config.no_sub_reaper = true;
+        Self(Arc::new(Inner {
+            id: args.id.clone(),
+            namespace: args.namespace.clone(),
+            exit: ExitSignal::default(),
+            events: OnceLock::new(),
+            container: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    async fn start_shim(&mut self, opts: StartOpts) -> Result<String, Error> {
+        let grouping = opts.id.clone();
+        spawn(opts, &grouping, Vec::new()).await
+    }
+
+    /// After a shim that was killed.
+    async fn delete_shim(&mut self) -> Result<api::DeleteResponse, Error> {
+        let cleared = async {
+            let settings = Settings::read()?;
+            sandbox::clear(&settings.directory(&self.0.namespace, &self.0.id)).await
+        };
+        cleared.await.map_err(|error| Error::Other(error.to_string()))?;
+        let (exit_status, exited_at) = (128 + 9, at(SystemTime::now()));
+        Ok(api::DeleteResponse { exit_status, exited_at, ..Default::default() })
+    }
+
+    async fn wait(&mut self) {
+        self.0.exit.wait().await;
+    }
+
+    async fn create_task_service(&self, publisher: RemotePublisher) -> Self {
+        let _ = self.0.events.set(publisher);
+        self.clone()
+    }
+}
+
+impl Service {
+    async fn publish(&self, event: impl Event + 'static) {
+        let topic = event.topic();
+        if let Some(events) = self.0.events.get() {
+            let context = ttrpc::context::with_timeout(0);
+            let published = events.publish(context, &topic, &self.0.namespace, Box::new(event));
+            if let Err(error) = published.await {
+                log::warn!("event {topic}: {error}");
+            }
+        }
+    }
+
+    async fn container(&self, exec_id: &str) -> TtrpcResult<Arc<Container>> {
+        if !exec_id.is_empty() {
+            return Err(status(ttrpc::Code::UNIMPLEMENTED, "exec is not supported"));
+        }
+        let container = self.0.container.lock().await.clone();
+        container.ok_or_else(|| status(ttrpc::Code::NOT_FOUND, "no such container"))
+    }
+
+    async fn make(&self, request: &api::CreateTaskRequest) -> Result<Arc<Container>, Failure> {
+        let settings = Settings::read()?;
+        if request.terminal {
+            return Err("a terminal is not supported".into());
+        }
+        let spec = read_spec(&request.bundle).await?;
+        let process = process(&spec)?;
+        let mounts: Vec<_> = request.rootfs.iter().map(mount).collect();
+        let rootfs = Rootfs::recognise(&mounts, Reader::Go)?;
+        let directory = settings.directory(&self.0.namespace, &request.id);
+        let made = Sandbox::create(&settings, directory.clone(), &request.id, &rootfs);
+        let (sandbox, storage) = made.await?;
+        let hostname = spec.hostname().clone().unwrap_or_default();
+        let start = Start { storage, process, hostname };
+        let made = async {
+            let config = settings.machine(&directory, sandbox.vhost_socket());
+            let vm = tokio::task::spawn_blocking(move || Vm::start(&config)).await??;
+            Ok::<_, Failure>(vm)
+        };
+        match made.await {
+            Ok(vm) => Container::new(asked(request), sandbox, vm, start),
+            Err(error) => {
+                let left = sandbox.remove(&request.id).await;
+                Err(left
+                    .err()
+                    .map_or(error.to_string(), |left| format!("{error}; and is left: {left}"))
+                    .into())
+            }
+        }
+    }
+
+    /// Tells containerd when the process ends.
+    fn announce_exit(&self, container: &Arc<Container>) {
+        let (service, container) = (self.clone(), Arc::clone(container));
+        tokio::spawn(async move {
+            let (exit_status, exited_at) = container.wait().await;
+            let (id, pid) = (container.request.id.clone(), container.pid);
+            let event = TaskExit {
+                container_id: id.clone(),
+                id,
+                pid,
+                exit_status,
+                exited_at: at(exited_at),
+                ..Default::default()
+            };
+            service.publish(event).await;
+        });
+    }
+}
+
+#[async_trait::async_trait]
+impl Task for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: api::CreateTaskRequest,
+    ) -> TtrpcResult<api::CreateTaskResponse> {
+        let mut slot = self.0.container.lock().await;
+        if slot.is_some() {
+            return Err(status(ttrpc::Code::ALREADY_EXISTS, "the shim has a container"));
+        }
+        let container = self.make(&request).await.map_err(failed)?;
+        *slot = Some(Arc::clone(&container));
+        let pid = container.pid;
+        self.announce_exit(&container);
+        let event = TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            pid,
+            ..Default::default()
+        };
+        self.publish(event).await;
+        Ok(api::CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    async fn start(
+        &self,
+        _: &TtrpcContext,
+        request: api::StartRequest,
+    ) -> TtrpcResult<api::StartResponse> {
+        let container = self.container(&request.exec_id).await?;
+        container.start().await.map_err(failed)?;
+        let pid = container.pid;
+        self.publish(TaskStart { container_id: request.id, pid, ..Default::default() }).await;
+        Ok(api::StartResponse { pid, ..Default::default() })
+    }
+
+    async fn state(
+        &self,
+        _: &TtrpcContext,
+        request: api::StateRequest,
+    ) -> TtrpcResult<api::StateResponse> {
+        let container = self.container(&request.exec_id).await?;
+        let asked = container.request.clone();
+        let mut response = api::StateResponse {
+            id: asked.id,
+            bundle: asked.bundle.display().to_string(),
+            pid: container.pid,
+            stdin: asked.stdin,
+            stdout: asked.stdout,
+            stderr: asked.stderr,
+            ..Default::default()
+        };
+        let word = match container.state() {
+            State::Created => api::Status::CREATED,
+            State::Running => api::Status::RUNNING,
+            State::Stopped { code, at: time, .. } => {
+                (response.exit_status, response.exited_at) = (code, at(time));
+                api::Status::STOPPED
+            }
+        };
+        response.status = EnumOrUnknown::new(word);
+        Ok(response)
+    }
+
+    async fn wait(
+        &self,
+        _: &TtrpcContext,
+        request: api::WaitRequest,
+    ) -> TtrpcResult<api::WaitResponse> {
+        let (exit_status, time) = self.container(&request.exec_id).await?.wait().await;
+        Ok(api::WaitResponse { exit_status, exited_at: at(time), ..Default::default() })
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> TtrpcResult<api::Empty> {
+        let container = self.container(&request.exec_id).await?;
+        let killed = container.kill(request.signal).await;
+        killed.map_err(|error| status(ttrpc::Code::NOT_FOUND, &error.to_string()))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn close_io(
+        &self,
+        _: &TtrpcContext,
+        request: api::CloseIORequest,
+    ) -> TtrpcResult<api::Empty> {
+        let container = self.container(&request.exec_id).await?;
+        if request.stdin {
+            container.close_stdin();
+        }
+        Ok(api::Empty::default())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, _: api::PidsRequest) -> TtrpcResult<api::PidsResponse> {
+        let pid = self.container("").await?.pid;
+        let processes = vec![api::ProcessInfo { pid, ..Default::default() }];
+        Ok(api::PidsResponse { processes, ..Default::default() })
+    }
+
+    async fn delete(
+        &self,
+        _: &TtrpcContext,
+        request: api::DeleteRequest,
+    ) -> TtrpcResult<api::DeleteResponse> {
+        let container = self.container(&request.exec_id).await?;
+        container.remove().await.map_err(failed)?;
+        self.0.container.lock().await.take();
+        let (exit_status, time) = container.wait().await;
+        let (pid, exited_at) = (container.pid, at(time));
+        let event = TaskDelete {
+            container_id: request.id,
+            pid,
+            exit_status,
+            exited_at: exited_at.clone(),
+            ..Default::default()
+        };
+        self.publish(event).await;
+        Ok(api::DeleteResponse { pid, exit_status, exited_at, ..Default::default() })
+    }
+
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        _: api::ConnectRequest,
+    ) -> TtrpcResult<api::ConnectResponse> {
+        let container = self.0.container.lock().await;
+        let task_pid = container.as_ref().map_or(0, |container| container.pid);
+        Ok(api::ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> TtrpcResult<api::Empty> {
+        // containerd asks after each container; one that is still there keeps the shim.
+        if self.0.container.lock().await.is_none() {
+            self.0.exit.signal();
+        }
+        Ok(api::Empty::default())
+    }
+}
+
+fn asked(request: &api::CreateTaskRequest) -> Request {
+    Request {
+        id: request.id.clone(),
+        bundle: request.bundle.clone().into(),
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+    }
+}
+
+fn mount(mount: &api::Mount) -> Mount {
+    Mount {
+        fs_type: mount.type_.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    }
+}
+
+fn at(time: SystemTime) -> MessageField<Timestamp> {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    MessageField::some(Timestamp {
+        seconds: since.as_secs().cast_signed(),
+        nanos: since.subsec_nanos().cast_signed(),
+        ..Default::default()
+    })
+}
+
+fn failed(error: Failure) -> ttrpc::Error {
+    status(ttrpc::Code::UNKNOWN, &error.to_string())
+}
+
+fn status(code: ttrpc::Code, message: &str) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, message))
+}
