@@ -13,14 +13,15 @@ struct Binary {
     package: &'static str,
     /// The binary's name in that package.
     bin: &'static str,
-    features: &'static str,
+    args: &'static [&'static str],
     profile: &'static str,
     /// Built in a target directory of its own, linked statically.
     apart: bool,
 }
 
 /// The helper starts without libc where that is written: on x86-64.
-const START: &str = if cfg!(target_arch = "x86_64") { "freestanding" } else { "" };
+const START: &[&str] =
+    if cfg!(target_arch = "x86_64") { &["--features", "freestanding"] } else { &[] };
 
 // Each is a build of its own: built together, the features would be united.
 const BINARIES: &[Binary] = &[
@@ -28,7 +29,7 @@ const BINARIES: &[Binary] = &[
         name: "nydus-overlayfs",
         package: "nydus-overlayfs",
         bin: "nydus-overlayfs",
-        features: START,
+        args: START,
         profile: "release",
         apart: false,
     },
@@ -36,7 +37,7 @@ const BINARIES: &[Binary] = &[
         name: "nydus-overlayfs-std",
         package: "nydus-overlayfs",
         bin: "nydus-overlayfs",
-        features: "",
+        args: &[],
         profile: "release",
         apart: true,
     },
@@ -44,7 +45,7 @@ const BINARIES: &[Binary] = &[
         name: "nydus-slice",
         package: "nydus-slice",
         bin: "nydus-slice",
-        features: "",
+        args: &[],
         profile: "release",
         apart: false,
     },
@@ -52,9 +53,26 @@ const BINARIES: &[Binary] = &[
         name: "containerd-nydus-grpc",
         package: "nydus-snapshotter",
         bin: "containerd-nydus-grpc",
-        features: "",
+        args: &[],
         profile: "service",
         apart: false,
+    },
+    // A reference, not a product: as the tests build it.
+    Binary {
+        name: "containerd-shim-nydusvm-v2",
+        package: "vm-shim",
+        bin: "containerd-shim-nydusvm-v2",
+        args: &[],
+        profile: "dev",
+        apart: false,
+    },
+    Binary {
+        name: "nydusvm-agent",
+        package: "vm-shim",
+        bin: "nydusvm-agent",
+        args: &["--no-default-features"],
+        profile: "release",
+        apart: true,
     },
 ];
 
@@ -71,7 +89,7 @@ pub(crate) fn run() -> Result<()> {
 fn build(binary: &Binary, commit: &str) -> Result<()> {
     let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
     cargo.args(["build", "--locked", "--profile", binary.profile, "--package", binary.package]);
-    cargo.args(["--features", binary.features]).env("NYDUS_COMMIT", commit);
+    cargo.args(["--bin", binary.bin]).args(binary.args).env("NYDUS_COMMIT", commit);
     let mut target_dir = cargo_target()?;
     if binary.apart {
         let host = host()?;
@@ -83,7 +101,8 @@ fn build(binary: &Binary, commit: &str) -> Result<()> {
     } else {
         cargo.run()?;
     }
-    install(&target_dir.join(binary.profile).join(binary.bin), &paths::dist().join(binary.name))
+    let directory = if binary.profile == "dev" { "debug" } else { binary.profile };
+    install(&target_dir.join(directory).join(binary.bin), &paths::dist().join(binary.name))
 }
 
 /// Copies beside and renames: a program that runs meanwhile keeps its file.

@@ -45,7 +45,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Dist => dist::run().map(|()| true),
-        Task::Tools => tools::run().map(|_| true),
+        Task::Tools => tools::run(false).map(|_| true),
         Task::Demo => demo::run(),
         Task::DemoInside => demo::inside().map(|()| true),
         Task::Bench(options) => bench::run(&options),

@@ -96,17 +96,31 @@ const PARTS: &[Part] = &[
         required: true,
         with: "",
     },
+    guest("guest-6.1", &["bookworm"]),
 ];
+
+/// Kernels for guests besides, for `--full`.
+const GUESTS: &[Part] = &[
+    guest("guest-5.10", &["bullseye"]),
+    guest("guest-6.12", &["trixie"]),
+    guest("guest-7", &["sid"]),
+];
+
+/// A guest's kernel: the package depends on the one that has it.
+const fn guest(name: &'static str, suites: &'static [&'static str]) -> Part {
+    Part { name, packages: &["linux-image-cloud-amd64"], suites, required: false, with: "linux-" }
+}
 
 /// `nydusd` and `nydus-image` come from the Rust package registry.
 const NYDUS: &[&str] = &["nydus-rs", "--version", "2.2.0", "--locked", "--features", "virtiofs"];
 
 /// Fetches what is missing. Returns what could not be had, with the reason.
-pub(crate) fn run() -> Result<Vec<(&'static str, String)>> {
+pub(crate) fn run(full: bool) -> Result<Vec<(&'static str, String)>> {
     fs::create_dir_all(paths::tools())?;
     let _lock = lock()?;
     let mut missing = Vec::new();
-    for part in PARTS {
+    let more = if full { GUESTS } else { &[] };
+    for part in PARTS.iter().chain(more) {
         if let Err(error) = fetch(part) {
             if part.required {
                 return Err(error);
@@ -116,8 +130,16 @@ pub(crate) fn run() -> Result<Vec<(&'static str, String)>> {
         }
     }
     nydusd()?;
+    // QEMU finds its firmware only where it is installed.
+    if let Err(error) = apt::need(QEMU, "qemu-system-x86") {
+        ui::not_run("QEMU", &format!("{error:#}"));
+        missing.push(("QEMU", format!("{error:#}")));
+    }
     Ok(missing)
 }
+
+/// Runs guests.
+const QEMU: &str = "qemu-system-x86_64";
 
 /// Builds `nydusd` and `nydus-image`, which takes some minutes.
 fn nydusd() -> Result<()> {
@@ -134,7 +156,7 @@ fn nydusd() -> Result<()> {
 
 /// Whether a part is there.
 pub(crate) fn has(name: &str) -> bool {
-    PARTS.iter().any(|part| part.name == name && fetched(part))
+    PARTS.iter().chain(GUESTS).any(|part| part.name == name && fetched(part))
 }
 
 /// The library path that unpacked programs need.

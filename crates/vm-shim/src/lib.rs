@@ -1,67 +1,17 @@
-//! stub
-#![allow(missing_docs)]
+//! A reference for authors of VM runtimes: a containerd shim that runs a container of a Nydus
+//! image in a virtual machine of its own, from the mount slice alone. It shows what to do with
+//! `kata_handoff`, from the slice to a command that runs in a guest; it is no product: no network,
+//! no terminal, no exec, no claims on security.
+//!
+//! - [`shim`]: containerd's task service.
+//! - [`vm`] and [`initramfs`]: the machine, under QEMU.
+//! - [`protocol`]: what shim and agent say to each other. The agent is a program of this package,
+//!   `nydusvm-agent`; it needs nothing else of the library.
+
+#[cfg(feature = "shim")]
+pub mod initramfs;
+pub mod protocol;
 #[cfg(feature = "shim")]
 pub mod shim;
-pub mod protocol {
-    use kata_handoff::Storage;
-    #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-    pub struct Process {
-        pub args: Vec<String>,
-        pub env: Vec<String>,
-        pub cwd: String,
-        pub uid: u32,
-        pub gid: u32,
-        pub additional_gids: Vec<u32>,
-    }
-    #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-    pub struct Start {
-        pub storage: Storage,
-        pub process: Process,
-        pub hostname: String,
-    }
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub enum Frame {
-        Start(Start),
-        Stdin(Vec<u8>),
-        StdinEnd,
-        Signal(i32),
-        Ready,
-        Started,
-        Stdout(Vec<u8>),
-        Stderr(Vec<u8>),
-        Exited(i32),
-        Failed(String),
-    }
-}
-pub mod vm {
-    use super::protocol::Frame;
-    use std::{io, path::PathBuf, time::Duration};
-    pub struct Config {
-        pub qemu: PathBuf,
-        pub kernel: PathBuf,
-        pub modules: PathBuf,
-        pub agent: PathBuf,
-        pub memory_mib: u32,
-        pub directory: PathBuf,
-        pub vhost_socket: PathBuf,
-    }
-    pub struct Vm;
-    impl Vm {
-        pub fn start(_: &Config) -> io::Result<Self> {
-            Ok(Self)
-        }
-        pub fn pid(&self) -> u32 {
-            0
-        }
-        pub fn receive(&self) -> io::Result<Frame> {
-            Ok(Frame::Ready)
-        }
-        pub fn send(&self, _: &Frame) -> io::Result<()> {
-            Ok(())
-        }
-        pub fn wait(&self, _: Duration) -> io::Result<()> {
-            Ok(())
-        }
-        pub fn kill(&self) {}
-    }
-}
+#[cfg(feature = "shim")]
+pub mod vm;

@@ -2,6 +2,7 @@
 
 mod settings;
 
+use crate::machines;
 use crate::programs::{self, tool};
 use crate::run::{Ran, run};
 use crate::service::{self, Service, until};
@@ -21,6 +22,7 @@ use tokio::runtime::Runtime;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+use vm_shim::shim::settings::Settings;
 
 /// The versions with which we test: a folder and, where there are two ways to pull, the second.
 pub const VERSIONS: [&str; 4] =
@@ -86,6 +88,18 @@ impl Containerd {
         let text =
             format!("server = \"http://{host}\"\n[host.\"http://{host}\"]\n{capabilities}\n");
         fs::write(hosts.join("hosts.toml"), text).expect("hosts.toml");
+    }
+
+    /// Lets it run containers in virtual machines.
+    ///
+    /// # Panics
+    /// A file cannot be written.
+    pub fn has_machines(&self, settings: &Settings) {
+        fs::create_dir_all(&settings.state).expect("a directory");
+        fs::write(self.directory.join("nydusvm.toml"), machines::text(settings)).expect("settings");
+        let name = "containerd-shim-nydusvm-v2";
+        let shim = fs::canonicalize(programs::ours(name)).expect(name);
+        std::os::unix::fs::symlink(shim, self.directory.join("bin").join(name)).expect(name);
     }
 
     /// Pulls an image as kubelet does; `login` is a user and a password.

@@ -9,6 +9,7 @@ pub mod client;
 pub mod containerd;
 pub mod generate;
 pub mod image;
+pub mod machines;
 pub mod mounts;
 pub mod node;
 pub mod observe;

@@ -7,13 +7,39 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const APPLETS: [&str; 12] =
-    ["sh", "cat", "ls", "id", "sleep", "stat", "head", "wc", "dd", "sha256sum", "mknod", "touch"];
+const APPLETS: &[&str] = &[
+    "sh",
+    "cat",
+    "ls",
+    "id",
+    "sleep",
+    "stat",
+    "head",
+    "wc",
+    "dd",
+    "sha256sum",
+    "mknod",
+    "touch",
+    "chmod",
+    "ln",
+    "mkdir",
+    "mv",
+    "rm",
+    "sync",
+    "tr",
+    "uname",
+];
 
 /// Shows the effective and the real user: that of busybox would drop a privilege before it looks.
 const SUID: &str = "#include <stdio.h>
 #include <unistd.h>
 int main(void) { return printf(\"%d %d\\n\", (int)geteuid(), (int)getuid()) < 0; }
+";
+
+/// `setfattr PATH NAME VALUE`: busybox has none.
+const SETFATTR: &str = "#include <string.h>
+#include <sys/xattr.h>
+int main(int c, char **v) { return setxattr(v[1], v[2], v[3], strlen(v[3]), 0) < 0; }
 ";
 
 /// Where the large file is.
@@ -24,7 +50,8 @@ pub const BIG: &str = "data/big";
 ///
 /// In them: a shell and its tools; `data/big`, a file of `big` bytes that do not compress;
 /// `data/both`, of which the layers have `one` and `two`; `data/lower` and `data/upper`;
-/// `data/removed`, which the second layer removes; `bin/suid`, if there is a C compiler.
+/// `data/removed`, which the second layer removes; `bin/suid` and `bin/setfattr`, if there is a C
+/// compiler.
 ///
 /// # Panics
 /// They cannot be written.
@@ -43,7 +70,8 @@ pub fn layers(directory: &Path, big: usize) -> Option<[PathBuf; 2]> {
     }
     let removed = ("data/.wh.removed", b"".as_slice());
     layer(&upper, &[("data/both", b"two\n"), ("data/upper", b"upper\n"), removed]);
-    suid(directory, &upper.join("bin"));
+    compile(directory, &upper.join("bin"), ("suid", SUID, 0o4755));
+    compile(directory, &upper.join("bin"), ("setfattr", SETFATTR, 0o755));
     Some([lower, upper])
 }
 
@@ -71,14 +99,14 @@ pub fn noise(length: usize) -> Vec<u8> {
     words.flatten().take(length).collect()
 }
 
-fn suid(scratch: &Path, bin: &Path) {
+fn compile(scratch: &Path, bin: &Path, (name, text, mode): (&str, &str, u32)) {
     fs::create_dir_all(bin).expect("bin");
-    let (source, program) = (scratch.join("suid.c"), bin.join("suid"));
-    fs::write(&source, SUID).expect("a source");
+    let (source, program) = (scratch.join(format!("{name}.c")), bin.join(name));
+    fs::write(&source, text).expect("a source");
     if Command::new("gcc").arg("--version").output().is_err() {
-        return crate::not_run!("setuid program in an image: no gcc");
+        return crate::not_run!("{name}, a program in an image: no gcc");
     }
     let built = run(Command::new("gcc").args(["-static", "-o"]).arg(&program).arg(&source));
     assert!(built.ok(), "{built}");
-    fs::set_permissions(program, fs::Permissions::from_mode(0o4755)).expect("setuid");
+    fs::set_permissions(program, fs::Permissions::from_mode(mode)).expect(name);
 }

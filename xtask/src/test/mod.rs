@@ -36,16 +36,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let chosen = tiers::select(&options.tiers, options.full)?;
     let sandbox = Sandbox::detect();
     report::say_privileges(sandbox);
-    let missing = prepare(&chosen)?;
+    let missing = prepare(&chosen, options.full)?;
     let run = |tier| (tier, run_tier(tier, sandbox, options.full));
     let results: Vec<_> = chosen.iter().map(run).collect();
     Ok(report::summary(&results, &missing))
 }
 
 /// Builds and fetches all that the tiers need, outside their time limits.
-fn prepare(chosen: &[Tier]) -> Result<Vec<(&'static str, String)>> {
+fn prepare(chosen: &[Tier], full: bool) -> Result<Vec<(&'static str, String)>> {
     let end_to_end = chosen.iter().any(|tier| tier.how == How::EndToEnd);
-    let missing = if end_to_end { tools::run()? } else { Vec::new() };
+    let missing = if end_to_end { tools::run(full)? } else { Vec::new() };
     if end_to_end {
         dist::run()?;
     }

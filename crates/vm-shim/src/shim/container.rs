@@ -42,8 +42,15 @@ pub enum State {
     Created,
     /// It runs.
     Running,
-    /// It ended, or never began and why.
-    Stopped { code: u32, at: SystemTime, why: Option<String> },
+    /// It ended, or never began.
+    Stopped {
+        /// Exit code.
+        code: u32,
+        /// When.
+        at: SystemTime,
+        /// Why, if not by itself.
+        why: Option<String>,
+    },
 }
 
 /// One container.
@@ -56,6 +63,7 @@ pub struct Container {
     vm: Arc<Vm>,
     start: Mutex<Option<Start>>,
     stdin_closed: Notify,
+    stdin_taken: Notify,
     state: watch::Sender<State>,
 }
 
@@ -79,6 +87,7 @@ impl Container {
             vm,
             start: Mutex::new(Some(start)),
             stdin_closed: Notify::new(),
+            stdin_taken: Notify::new(),
             state: watch::Sender::new(State::Created),
         });
         let listener = Arc::clone(&this);
@@ -105,6 +114,7 @@ impl Container {
             match self.vm.receive() {
                 Ok(Frame::Stdout(bytes)) => write(&mut stdout, &bytes),
                 Ok(Frame::Stderr(bytes)) => write(&mut stderr, &bytes),
+                Ok(Frame::Taken) => self.stdin_taken.notify_one(),
                 Ok(Frame::Started) => drop(self.state.send_replace(State::Running)),
                 Ok(Frame::Exited(code)) => {
                     // Files are in the snapshot once the guest has let go of them.
@@ -147,7 +157,7 @@ impl Container {
     /// It was started before; the guest's reason.
     pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.vm.send(&Frame::Start(start.ok_or("it was started before")?))?;
+        self.vm.send(&Frame::Start(start.ok_or("it was started before")?.into()))?;
         let mut state = self.state.subscribe();
         let begun = state.wait_for(|state| *state != State::Created);
         let begun = tokio::time::timeout(START, begun).await;
@@ -228,6 +238,9 @@ impl Container {
                 Err(error) => return Err(error),
             };
             tokio::task::block_in_place(|| self.vm.send(&frame))?;
+            if frame != Frame::StdinEnd {
+                self.stdin_taken.notified().await;
+            }
             if closed && frame != Frame::StdinEnd {
                 self.stdin_closed.notify_one();
             } else if closed {
@@ -283,6 +296,11 @@ pub fn process(spec: &oci_spec::runtime::Spec) -> Result<Process, Failure> {
     if process.terminal().unwrap_or(false) {
         return Err("a terminal is not supported".into());
     }
+    let mounts = spec.mounts().iter().flatten();
+    let binds = mounts.filter(|mount| mount.typ().as_deref() == Some("bind"));
+    if let Some(bind) = binds.map(|mount| mount.destination()).next() {
+        return Err(format!("{}: bind mounts are not supported", bind.display()).into());
+    }
     let user = process.user();
     Ok(Process {
         args: process.args().clone().unwrap_or_default(),
@@ -292,4 +310,9 @@ pub fn process(spec: &oci_spec::runtime::Spec) -> Result<Process, Failure> {
         gid: user.gid(),
         additional_gids: user.additional_gids().clone().unwrap_or_default(),
     })
+}
+
+/// Whether nothing may be written to the root.
+pub fn is_read_only(spec: &oci_spec::runtime::Spec) -> bool {
+    spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false)
 }

@@ -1,6 +1,7 @@
 //! What one container needs on the host: a directory, a share, a `nydusd`, a virtual machine.
 
 use super::settings::Settings;
+use crate::vm::pid_file;
 use kata_handoff::{Guest, Reader, Rootfs, Share, Storage};
 use nydusd_client::{Binary, Daemon, Log, Mode, Spec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -116,11 +117,6 @@ pub async fn clear(directory: &Path) -> Result<(), Failure> {
         }
     }
     Ok(fs::remove_dir(directory)?)
-}
-
-/// Where QEMU writes its process id.
-pub fn pid_file(directory: &Path) -> PathBuf {
-    directory.join("qemu.pid")
 }
 
 /// Kills the virtual machine of a shim that is dead.

@@ -1,9 +1,9 @@
 //! containerd's task service, for one container.
 
-use super::container::{Container, Request, State, process};
+use super::container::{self, Container, Request, State, process};
 use super::sandbox::{self, Failure, Sandbox};
 use super::settings::Settings;
-use crate::protocol::Start;
+use crate::protocol::{self, Start};
 use crate::vm::Vm;
 use containerd_shim::asynchronous::{ExitSignal, Shim, spawn};
 use containerd_shim::event::Event;
@@ -15,7 +15,7 @@ use containerd_shim::protos::{api, shim_async::Task};
 use containerd_shim::publisher::RemotePublisher;
 use containerd_shim::util::read_spec;
 use containerd_shim::{Config, Error, Flags, StartOpts, TtrpcResult};
-use kata_handoff::{Reader, Rootfs};
+use kata_handoff::{Reader, Rootfs, Storage};
 use nydus_mount_slice::Mount;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -102,14 +102,15 @@ impl Service {
             return Err("a terminal is not supported".into());
         }
         let spec = read_spec(&request.bundle).await?;
-        let process = process(&spec)?;
+        let (process, read_only) = (process(&spec)?, container::is_read_only(&spec));
         let mounts: Vec<_> = request.rootfs.iter().map(mount).collect();
         let rootfs = Rootfs::recognise(&mounts, Reader::Go)?;
         let directory = settings.directory(&self.0.namespace, &request.id);
         let made = Sandbox::create(&settings, directory.clone(), &request.id, &rootfs);
         let (sandbox, storage) = made.await?;
         let hostname = spec.hostname().clone().unwrap_or_default();
-        let start = Start { storage, process, hostname };
+        let mounts = [Storage::share(Reader::Go), storage].map(in_guest).into();
+        let start = Start { mounts, read_only, process, hostname };
         let made = async {
             let config = settings.machine(&directory, sandbox.vhost_socket());
             let vm = tokio::task::spawn_blocking(move || Vm::start(&config)).await??;
@@ -294,6 +295,11 @@ fn asked(request: &api::CreateTaskRequest) -> Request {
         stdout: request.stdout.clone(),
         stderr: request.stderr.clone(),
     }
+}
+
+fn in_guest(storage: Storage) -> protocol::Mount {
+    let Storage { source, fs_type, mount_point: target, options, .. } = storage;
+    protocol::Mount { source, fs_type, target, options }
 }
 
 fn mount(mount: &api::Mount) -> Mount {

@@ -20,6 +20,9 @@ pub struct Settings {
     /// QEMU for this machine.
     #[serde(default = "qemu")]
     pub qemu: PathBuf,
+    /// What executes the guest.
+    #[serde(default)]
+    pub accelerator: vm::Accelerator,
     /// The guest's kernel.
     pub kernel: PathBuf,
     /// Root of its module tree (`lib/modules` or `usr/lib/modules` is below).
@@ -67,6 +70,7 @@ impl Settings {
     pub fn machine(&self, directory: &Path, vhost_socket: PathBuf) -> vm::Config {
         vm::Config {
             qemu: self.qemu.clone(),
+            accelerator: self.accelerator,
             kernel: self.kernel.clone(),
             modules: self.modules.clone(),
             agent: self.agent.clone(),

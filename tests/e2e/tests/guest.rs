@@ -3,14 +3,14 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
+use nydus_e2e::machines::{self, RUNTIME as VM};
 use nydus_e2e::node::{Case, LIMIT, Node};
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{not_run, programs, service};
+use nydus_e2e::{not_run, service};
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const VM: &str = "io.containerd.nydusvm.v2";
 const RUNC: &str = "io.containerd.runc.v2";
 
 /// Runs `test` on a node whose containerd has the runtime; afterwards nothing is left of it.
@@ -21,10 +21,10 @@ fn on(containerd: &'static str, rafs: Rafs, test: impl FnOnce(&mut Node, &str)) 
     let Some(mut node) = Node::start(stage, case) else {
         return not_run!("{containerd}: a program is missing");
     };
-    let Some(machines) = programs::guest(&node.stage.join("vm"), "guest-6.1") else {
+    let Some(settings) = machines::settings("guest-6.1", &node.stage.join("vm")) else {
         return not_run!("no QEMU or no guest kernel");
     };
-    node.containerd.has_machines(&machines);
+    node.containerd.has_machines(&settings);
     let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
     test(&mut node, &reference);
     nothing_is_left(&node);

@@ -1,0 +1,275 @@
+//! A virtual machine under QEMU, and the agent in it.
+//!
+//! Its memory is shared with `nydusd`, which serves the share over vhost-user. The agent speaks
+//! through a virtio port, whose other end is QEMU's standard input: when the shim is gone, the
+//! agent sees that and ends the guest.
+
+use crate::initramfs;
+use crate::protocol::{Frame, PORT};
+use kata_handoff::TAG;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the guest may take to come up.
+const BOOT: Duration = Duration::from_secs(60);
+/// How long the agent may take to take a frame.
+const SEND: Duration = Duration::from_secs(30);
+/// How long a guest may take to show that hardware acceleration works. One that works takes a
+/// tenth of this; on some machines it hangs.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// KVM if a guest comes up under it, else TCG.
+    #[default]
+    Auto,
+    /// QEMU itself.
+    Tcg,
+    /// The processor.
+    Kvm,
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// QEMU for this kind of processor.
+    pub qemu: PathBuf,
+    /// What executes the guest.
+    pub accelerator: Accelerator,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// Root of its module tree.
+    pub modules: PathBuf,
+    /// The agent, a static program.
+    pub agent: PathBuf,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// For its own files, which somebody else removes.
+    pub directory: PathBuf,
+    /// Where `nydusd` waits for it.
+    pub vhost_socket: PathBuf,
+}
+
+impl Config {
+    fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs")
+    }
+
+    /// What the guest's kernel and agent print.
+    pub fn console(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    fn command(&self, accelerator: &str, cpu: &str, words: &str) -> Command {
+        let memory = format!("memory-backend-memfd,id=m,size={}M,share=on", self.memory_mib);
+        let mut command = Command::new(&self.qemu);
+        command.args(["-accel", accelerator, "-machine", "q35", "-cpu", cpu]);
+        command.args(["-m", &self.memory_mib.to_string(), "-object", &memory]);
+        command.args(["-numa", "node,memdev=m", "-nodefaults", "-display", "none", "-no-reboot"]);
+        command.arg("-serial").arg(with("file:", &self.console()));
+        command.arg("-pidfile").arg(pid_file(&self.directory));
+        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(self.initramfs());
+        let line =
+            format!("console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on {words}");
+        command.arg("-append").arg(line.trim_end());
+        command.stdout(Stdio::null());
+        command
+    }
+
+    fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        let log = File::create(self.directory.join("qemu.log"))?;
+        let spawned = command.stderr(log).spawn();
+        spawned.map_err(|error| said(&format!("cannot run {}: {error}", self.qemu.display())))
+    }
+
+    /// Whether a guest comes up under KVM. Asked once for all machines of a state directory.
+    fn has_kvm(&self) -> io::Result<bool> {
+        if !Path::new("/dev/kvm").exists() {
+            return Ok(false);
+        }
+        let known = self.directory.with_file_name(".kvm");
+        match fs::read(&known).as_deref() {
+            Ok(b"yes") => return Ok(true),
+            Ok(b"no") => return Ok(false),
+            _ => {}
+        }
+        let mut command = self.command("kvm", "host", "nydusvm.probe");
+        command.stdin(Stdio::null());
+        let mut child = self.spawn(command)?;
+        let works = wait_for(&mut child, PROBE)? && shows(&self.console(), PROBED);
+        let _ = child.kill();
+        child.wait()?;
+        fs::write(&known, if works { "yes" } else { "no" })?;
+        Ok(works)
+    }
+}
+
+/// What the agent prints when it was only to come up.
+pub const PROBED: &str = "nydusvm: the guest is up";
+
+/// Where QEMU writes its process id.
+pub fn pid_file(directory: &Path) -> PathBuf {
+    directory.join("qemu.pid")
+}
+
+/// A running machine. It is killed when dropped.
+#[derive(Debug)]
+pub struct Vm {
+    child: Mutex<Child>,
+    pid: u32,
+    reader: Mutex<UnixStream>,
+    writer: Mutex<UnixStream>,
+}
+
+impl Vm {
+    /// Boots it, and waits until its agent is ready.
+    ///
+    /// # Errors
+    /// It does not come up; with the end of what it printed.
+    pub fn start(config: &Config) -> io::Result<Self> {
+        fs::write(config.initramfs(), initramfs::build(&config.agent, &config.modules)?)?;
+        let started = Self::boot(config);
+        let _ = fs::remove_file(config.initramfs());
+        started
+    }
+
+    fn boot(config: &Config) -> io::Result<Self> {
+        let kvm = match config.accelerator {
+            Accelerator::Auto => config.has_kvm()?,
+            accelerator => accelerator == Accelerator::Kvm,
+        };
+        let (accelerator, cpu) = if kvm { ("kvm", "host") } else { ("tcg", "max") };
+        let mut command = config.command(accelerator, cpu, "");
+        let socket = with("socket,id=fs,path=", &config.vhost_socket);
+        command.arg("-chardev").arg(socket).arg("-device");
+        command.arg(format!("vhost-user-fs-pci,chardev=fs,tag={TAG},queue-size=1024"));
+        command.args(["-chardev", "socket,id=agent,fd=0", "-device", "virtio-serial-pci"]);
+        command.args(["-device", &format!("virtserialport,chardev=agent,name={PORT}")]);
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_write_timeout(Some(SEND))?;
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = config.spawn(command)?;
+        let vm = Self {
+            pid: child.id(),
+            child: Mutex::new(child),
+            reader: Mutex::new(ours.try_clone()?),
+            writer: Mutex::new(ours),
+        };
+        let ready = vm.ready();
+        ready.map(|()| vm).map_err(|error| {
+            let ends = ["qemu.log", "console.log"].map(|log| tail(&config.directory.join(log)));
+            said(&format!("the guest does not come up: {error}{}", ends.concat()))
+        })
+    }
+
+    fn ready(&self) -> io::Result<()> {
+        lock(&self.reader).set_read_timeout(Some(BOOT))?;
+        match self.receive() {
+            Ok(Frame::Ready) => lock(&self.reader).set_read_timeout(None),
+            Ok(Frame::Failed(why)) => Err(said(&why)),
+            Ok(frame) => Err(said(&format!("its agent says {frame:?}"))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(said(&format!("nothing heard in {} s", BOOT.as_secs())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What the agent says next.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    pub fn receive(&self) -> io::Result<Frame> {
+        Frame::read(&mut *lock(&self.reader)).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                said("the guest is gone")
+            }
+            _ => error,
+        })
+    }
+
+    /// Says something to the agent.
+    ///
+    /// # Errors
+    /// The machine is gone, or the agent does not listen for long.
+    pub fn send(&self, frame: &Frame) -> io::Result<()> {
+        frame.write(&mut *lock(&self.writer))
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        match wait_for(&mut lock(&self.child), limit)? {
+            true => Ok(()),
+            false => Err(said(&format!("the guest does not end within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// Ends it at once, if it has not ended.
+    pub fn kill(&self) {
+        let mut child = lock(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether the process ends in time.
+fn wait_for(child: &mut Child, limit: Duration) -> io::Result<bool> {
+    let start = Instant::now();
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > limit {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(true)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn with(word: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(word);
+    text.push(path);
+    text
+}
+
+fn said(why: &str) -> io::Error {
+    io::Error::other(why.to_owned())
+}
+
+fn shows(file: &Path, word: &str) -> bool {
+    String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).contains(word)
+}
+
+/// The end of a log, as part of one line.
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let end = &lines[lines.len().saturating_sub(3)..];
+    end.iter().map(|line| format!("; {line}")).collect()
+}
