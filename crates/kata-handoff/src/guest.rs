@@ -7,9 +7,9 @@ use nydusd_client::{Client, Mount};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Images that one `nydusd` serves at most: it numbers its instances with a byte, and the share
-/// and its own tree take a number each.
-pub const MOUNTS: usize = 253;
+/// Images that one `nydusd` serves at most: it numbers its instances with a byte, of which its own
+/// tree and the share take one each.
+pub const MOUNTS: usize = 254;
 
 /// Longest id, bytes (containerd's own limit).
 const ID: usize = 76;

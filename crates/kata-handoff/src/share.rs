@@ -37,6 +37,11 @@ impl Share {
     /// A mount or directory failed; all is undone.
     pub fn create(root: impl Into<PathBuf>, reader: Reader) -> Result<Self> {
         let share = Self::open(root, reader);
+        // Undoing would take away what somebody else has made there.
+        if fs::read_dir(&share.root).is_ok_and(|mut entries| entries.next().is_some()) {
+            let cause = io::ErrorKind::DirectoryNotEmpty.into();
+            return Err(failed("make a share in", &share.root, cause));
+        }
         match share.build() {
             Ok(()) => Ok(share),
             Err(error) => Err(undone(error, share.remove())),

@@ -41,6 +41,14 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+#[cfg(feature = "shim")]
+impl From<kata_handoff::Storage> for Mount {
+    fn from(storage: kata_handoff::Storage) -> Self {
+        let kata_handoff::Storage { source, fs_type, mount_point: target, options, .. } = storage;
+        Self { source, fs_type, target, options }
+    }
+}
+
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {

@@ -8,6 +8,7 @@ pub mod bare;
 pub mod client;
 pub mod containerd;
 pub mod generate;
+pub mod handoff;
 pub mod image;
 pub mod machines;
 pub mod mounts;

@@ -21,6 +21,7 @@ const APPLETS: &[&str] = &[
     "mknod",
     "touch",
     "chmod",
+    "find",
     "ln",
     "mkdir",
     "mv",

@@ -1,15 +1,28 @@
 //! Stack 3 through containerd itself: the reference runtime takes the slice of our snapshotter
 //! into a virtual machine.
 
+use containerd_proto::snapshots as proto;
+use kata_handoff::{Reader, Rootfs, Storage};
+use nydus_e2e::bare;
+use nydus_e2e::client::upper;
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
 use nydus_e2e::machines::{self, RUNTIME as VM};
 use nydus_e2e::node::{Case, LIMIT, Node};
+use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
+use nydus_e2e::tree::tree;
 use nydus_e2e::{not_run, service};
+use nydus_mount_slice::Mount;
+use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tokio::runtime::Runtime;
+use vm_shim::protocol::{Frame, Process, Start};
+use vm_shim::shim::sandbox::Sandbox;
+use vm_shim::shim::settings::Settings;
+use vm_shim::vm::{Accelerator, Vm};
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -73,6 +86,186 @@ fn a_container_runs_in_a_guest() {
             assert!(ran.said().contains("no-such-program"), "{ran}\n{}", node.logs());
         });
     }
+}
+
+/// A container of a snapshot, in a machine, without containerd.
+struct Machine {
+    sandbox: Sandbox,
+    vm: Vm,
+}
+
+impl Machine {
+    /// Boots it and starts this in a shell.
+    fn start(runtime: &Runtime, settings: &Settings, slice: &Mount, shell: &str) -> Self {
+        let directory = settings.directory("test", "c1");
+        let rootfs = Rootfs::recognise(std::slice::from_ref(slice), Reader::Go).expect("a slice");
+        let made = runtime.block_on(Sandbox::create(settings, directory.clone(), "c1", &rootfs));
+        let (sandbox, storage) = made.expect("a sandbox");
+        let vm = Vm::start(&settings.machine(&directory, sandbox.vhost_socket())).expect("a guest");
+        let mounts = [Storage::share(Reader::Go), storage].map(Into::into).into();
+        let process = Process {
+            args: ["sh", "-c", shell].map(str::to_owned).into(),
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            uid: 0,
+            gid: 0,
+            additional_gids: vec![],
+        };
+        let start = Start { mounts, read_only: false, process, hostname: "guest".to_owned() };
+        vm.send(&Frame::Start(start.into())).expect("a start");
+        assert_eq!(vm.receive().expect("an answer"), Frame::Started);
+        Self { sandbox, vm }
+    }
+
+    /// What it prints until it ends; then the guest is down.
+    fn output(&self) -> String {
+        let mut output = Vec::new();
+        loop {
+            match self.vm.receive().expect("a frame") {
+                Frame::Stdout(bytes) | Frame::Stderr(bytes) => output.extend(bytes),
+                Frame::Exited(0) => break,
+                frame => panic!("{frame:?}\n{}", String::from_utf8_lossy(&output)),
+            }
+        }
+        self.vm.wait(LIMIT).expect("power off");
+        String::from_utf8_lossy(&output).into_owned()
+    }
+}
+
+/// The slice that our snapshotter makes for a new container of its image.
+fn prepared(node: &bare::Node, key: &str) -> (proto::Mount, Mount) {
+    let entry = node.container(key, &node.unpack());
+    let proto::Mount { r#type: fs_type, source, target, options } = entry.clone();
+    (entry, Mount { fs_type, source, target, options })
+}
+
+/// Kernels of guests, newest last; the others are for `--full`.
+fn kernels() -> &'static [&'static str] {
+    let full = std::env::var_os("NYDUS_FULL").is_some();
+    if full { &["guest-6.1", "guest-5.10", "guest-6.12", "guest-7"] } else { &["guest-6.1"] }
+}
+
+/// What is done to a root file system.
+const WORK: &str = "set -e
+cat /data/both /data/lower /data/upper
+echo new > /data/new; echo more >> /data/both; chmod 4711 /data/lower; mv /data/upper /data/moved
+mkdir /data/dir; echo x > /data/dir/x; mv /data/dir /data/dir2
+rm /etc/group; rm -r /tmp; mkdir /tmp; ln -s both /data/link; ln /data/new /data/hard
+mknod /data/fifo p; setfattr /data/both user.note hello; setfattr /data/dir2 trusted.note hello
+head -c 300000 /data/big > /data/copy; sync";
+
+/// All that there is, in any order.
+const LIST: &str = "find /bin /data /etc /tmp -exec stat -c '%A %u:%g %n' {} +
+find /data /etc -type f -exec sha256sum {} +; find /data -type l -exec ls -l {} + | tr -s ' '";
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// An image is read lazily, a snapshot written, by a guest; host and guest see the same.
+#[test]
+fn a_guest_works_on_a_snapshot() {
+    for kernel in kernels() {
+        for rafs in [Rafs::V5, Rafs::V6] {
+            let Some(node) = bare::Node::start("dedicated", rafs) else { return };
+            let state = node.stage.join("vm");
+            let Some(settings) = machines::settings(kernel, &state) else {
+                return not_run!("no QEMU or no {kernel}");
+            };
+            let runtime = Runtime::new().expect("a runtime");
+            works(&node, &runtime, &settings, kernel);
+            assert_eq!(service::naming(&state), [], "{kernel} {rafs:?}");
+            node.clear();
+        }
+    }
+}
+
+fn works(node: &bare::Node, runtime: &Runtime, settings: &Settings, kernel: &str) {
+    let (entry, slice) = prepared(node, "work");
+    let machine = Machine::start(runtime, settings, &slice, WORK);
+    assert_eq!(machine.output(), "two\nlower\nupper\n", "{kernel}");
+    runtime.block_on(machine.sandbox.remove("c1")).expect("nothing is left");
+    let blob = &node.image.layers[0];
+    let served = node.proxy.as_ref().expect("a registry").served(&blob.digest);
+    assert!(0 < served && served < blob.size / 2, "{kernel}: {served} of {}", blob.size);
+
+    // What the guest wrote is in the snapshot as a host's overlayfs would have written it.
+    let upper = tree(&upper(&entry));
+    for expected in [
+        "100644 0:0 /data/new new\\n",
+        "100644 0:0 /data/both two\\nmore\\n ",
+        "104711 0:0 /data/lower lower\\n",
+        "20000 0:0 /data/upper ",
+        "20000 0:0 /etc/group ",
+        "100644 0:0 /data/dir2/x x\\n",
+        "10644 0:0 /data/fifo ",
+    ] {
+        let found = upper.iter().any(|line| line.starts_with(expected));
+        assert!(found, "{kernel}: {expected}\n{}", upper.join("\n"));
+    }
+    let opaque = upper.iter().find(|line| line.contains("0:0 /tmp "));
+    assert!(opaque.is_some_and(|line| line.contains("trusted.overlay.opaque")), "{opaque:?}");
+    for (file, attribute) in [("both", "user.note=hello"), ("dir2", "trusted.note=hello")] {
+        let found = upper.iter().find(|line| line.contains(&format!("0:0 /data/{file} ")));
+        assert!(found.is_some_and(|line| line.contains(attribute)), "{file}: {found:?}");
+    }
+
+    // Mounted by our helper on the host, the same tree as in another guest.
+    let machine = Machine::start(runtime, settings, &slice, LIST);
+    let guest = machine.output();
+    runtime.block_on(machine.sandbox.remove("c1")).expect("nothing is left");
+    let root = node.mount(&entry, "host");
+    let mut list = std::process::Command::new("chroot");
+    let host = run(list.arg(&root).args(["/bin/sh", "-c", LIST]));
+    let host_says = String::from_utf8_lossy(&host.stdout).into_owned();
+    assert_eq!(sorted(&guest), sorted(&host_says), "{kernel}\n{host}");
+    assert!(guest.contains("/data/dir2/x") && !guest.contains("/data/upper"), "{guest}");
+    bare::unmount(&root);
+}
+
+/// What Kata's Rust runtime does when a sandbox stops empties a snapshot: `nydusd` holds what the
+/// guest remembers, so the plain unmount fails, and the removal goes down through the mount. Ours
+/// keeps every byte in the same situation.
+#[test]
+fn clean_up_keeps_the_snapshot() {
+    let Some(node) = bare::Node::start("dedicated", Rafs::V6) else { return };
+    let state = node.stage.join("vm");
+    let Some(mut settings) = machines::settings("guest-6.1", &state) else {
+        return not_run!("no QEMU or no guest kernel");
+    };
+    let runtime = Runtime::new().expect("a runtime");
+    for theirs in [true, false] {
+        let (entry, slice) = prepared(&node, if theirs { "theirs" } else { "ours" });
+        let shell = "mkdir /data/new; echo kept > /data/new/kept; cat /data/new/kept; sleep 1000";
+        let machine = Machine::start(&runtime, &settings, &slice, shell);
+        assert_eq!(machine.vm.receive().expect("a frame"), Frame::Stdout(b"kept\n".to_vec()));
+        let kept = upper(&entry).join("data/new/kept");
+        assert!(kept.exists());
+        if theirs {
+            let share = settings.directory("test", "c1").join("share/mounts/c1");
+            let snapshot = share.join("snapshotdir");
+            let unmounted = rustix::mount::unmount(&snapshot, UnmountFlags::empty());
+            assert_eq!(unmounted, Err(rustix::io::Errno::BUSY), "the guest remembers nothing");
+            let removed = fs::remove_dir_all(&share).expect_err("the mount stays");
+            assert!(!kept.exists(), "{removed}");
+            // The snapshot is what the tests need again: its directories.
+            for part in ["fs", "work"] {
+                fs::create_dir_all(upper(&entry).with_file_name(part)).expect(part);
+            }
+        }
+        // The guest still runs.
+        runtime.block_on(machine.sandbox.remove("c1")).expect("nothing is left");
+        assert_eq!(kept.exists(), !theirs);
+        machine.vm.kill();
+        assert!(!settings.directory("test", "c1").exists());
+        // The other one finds out by itself what executes a guest fast.
+        settings.accelerator = Accelerator::Auto;
+    }
+    assert_eq!(state.join("test/.kvm").exists(), Path::new("/dev/kvm").exists());
+    assert_eq!(service::naming(&state), []);
+    node.clear();
 }
 
 /// One snapshot: runc, the machine, runc again; each sees what the one before did.

@@ -3,7 +3,7 @@
 use super::container::{self, Container, Request, State, process};
 use super::sandbox::{self, Failure, Sandbox};
 use super::settings::Settings;
-use crate::protocol::{self, Start};
+use crate::protocol::Start;
 use crate::vm::Vm;
 use containerd_shim::asynchronous::{ExitSignal, Shim, spawn};
 use containerd_shim::event::Event;
@@ -37,10 +37,7 @@ struct Inner {
 impl Shim for Service {
     type T = Self;
 
-    async fn new(_runtime: &str, args: &Flags, config: &mut Config) -> Self {
-        // Each child has somebody who waits for it.
-        config.no_reaper = true;
-        config.no_sub_reaper = true;
+    async fn new(_runtime: &str, args: &Flags, _: &mut Config) -> Self {
         Self(Arc::new(Inner {
             id: args.id.clone(),
             namespace: args.namespace.clone(),
@@ -109,7 +106,7 @@ impl Service {
         let made = Sandbox::create(&settings, directory.clone(), &request.id, &rootfs);
         let (sandbox, storage) = made.await?;
         let hostname = spec.hostname().clone().unwrap_or_default();
-        let mounts = [Storage::share(Reader::Go), storage].map(in_guest).into();
+        let mounts = [Storage::share(Reader::Go), storage].map(Into::into).into();
         let start = Start { mounts, read_only, process, hostname };
         let made = async {
             let config = settings.machine(&directory, sandbox.vhost_socket());
@@ -295,11 +292,6 @@ fn asked(request: &api::CreateTaskRequest) -> Request {
         stdout: request.stdout.clone(),
         stderr: request.stderr.clone(),
     }
-}
-
-fn in_guest(storage: Storage) -> protocol::Mount {
-    let Storage { source, fs_type, mount_point: target, options, .. } = storage;
-    protocol::Mount { source, fs_type, target, options }
 }
 
 fn mount(mount: &api::Mount) -> Mount {

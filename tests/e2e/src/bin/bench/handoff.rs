@@ -3,24 +3,25 @@
 
 use crate::median_us;
 use kata_handoff::{Guest, Reader, Rootfs, Share};
-use nydus_e2e::run::run;
+use nydus_e2e::handoff;
+use nydus_e2e::image::Rafs;
+use nydus_e2e::programs;
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{programs, rootfs};
-use nydus_mount_slice::{ExtraOption, FsVersion, Mount};
-use nydusd_client::{Binary, Client, Daemon, Mode, Spec};
+use nydus_mount_slice::Mount;
+use nydusd_client::{Binary, Client, Daemon};
 use serde_json::{Value, json};
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// Both medians in µs, and our part as a share of `nydusd`'s.
 pub(crate) fn measure(quick: bool) -> Value {
     let stage = Stage::of_a_node().expect("as before");
-    let (Some(nydusd), Some(slice)) = (programs::tool("nydusd/bin/nydusd"), slice(&stage)) else {
+    let (Some(nydusd), Some(slice)) =
+        (programs::tool("nydusd/bin/nydusd"), handoff::slice(&stage, Rafs::V6))
+    else {
         println!("  not run: hand-off: a program is missing");
         return Value::Null;
     };
@@ -28,11 +29,7 @@ pub(crate) fn measure(quick: bool) -> Value {
     let rounds = if quick { 20 } else { 200 };
     let (ours, posts) = runtime.block_on(async {
         let binary = Binary::probe(nydusd).await.expect("nydusd");
-        let mode = Mode::Virtiofs { sock: stage.join("fs.sock"), hybrid: false };
-        let mut spec = Spec::new(mode, stage.join("api.sock"));
-        spec.extra = vec!["--rlimit-nofile".into(), "0".into()];
-        spec.stderr = Some(stage.join("nydusd.log"));
-        let daemon = Daemon::start(&binary, spec, Duration::from_secs(10)).await.expect("nydusd");
+        let daemon = handoff::daemon(&stage, &binary).await;
         let share = Share::create(stage.join("share"), Reader::Go).expect("a share");
         let times = in_turn(&slice, &share, &daemon, rounds).await;
         daemon.stop().await.expect("the end of nydusd");
@@ -102,37 +99,4 @@ fn post(socket: &Path, mountpoint: &str, body: &str) {
     let mut reply = [0; 512];
     let length = stream.read(&mut reply).expect("a reply");
     assert!(reply.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&reply[..length]));
-}
-
-/// The slice of a small image whose blobs lie beside it.
-fn slice(stage: &Stage) -> Option<Mount> {
-    let [lower, _] = rootfs::layers(stage.path(), 1 << 20)?;
-    let (bootstrap, blobs) = (stage.join("image.boot"), stage.join("blobs"));
-    let (cache, snapshot) = (stage.join("cache"), stage.join("snapshot"));
-    for directory in [&blobs, &cache, &snapshot.join("fs"), &snapshot.join("work")] {
-        fs::create_dir_all(directory).expect("a directory");
-    }
-    let mut create = Command::new(programs::nydus_image()?);
-    create.args(["create", "-t", "dir-rafs", "-v", "6", "-B"]).arg(&bootstrap);
-    let ran = run(create.arg("-D").arg(&blobs).arg(lower));
-    assert!(ran.ok(), "{ran}");
-    let config = json!({
-        "device": {
-            "backend": { "type": "localfs", "config": { "dir": blobs } },
-            "cache": { "type": "blobcache", "config": { "work_dir": cache } },
-        },
-        "mode": "direct", "digest_validate": false, "enable_xattr": true,
-    });
-    let extra = ExtraOption {
-        source: bootstrap.display().to_string(),
-        config: config.to_string().as_str().into(),
-        snapshotdir: snapshot.display().to_string(),
-        fs_version: Some(FsVersion::V6),
-    };
-    let options = vec![
-        "lowerdir=/lower".to_owned(),
-        format!("upperdir={}/fs", snapshot.display()),
-        format!("workdir={}/work", snapshot.display()),
-    ];
-    Some(Mount::nydus(options, &extra).expect("a slice"))
 }

@@ -1,0 +1,274 @@
+//! From the slice to a guest's share, by real `nydusd`; the guest itself is in `guest.rs`.
+
+use kata_handoff::{Error, Guest, MOUNTS, Reader, Rootfs, Share};
+use nydus_e2e::handoff::{daemon, slice};
+use nydus_e2e::image::Rafs;
+use nydus_e2e::mounts::mounts;
+use nydus_e2e::stage::Stage;
+use nydus_e2e::{not_run, programs, service};
+use nydus_mount_slice::Mount;
+use nydusd_client::{Binary, Daemon};
+use rustix::process::Signal;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// A stage with a share, served by a nydusd.
+struct Host {
+    stage: Stage,
+    slice: Mount,
+    share: Share,
+    guest: Guest,
+    daemon: Daemon,
+}
+
+impl Host {
+    fn rootfs(&self) -> Rootfs {
+        recognise(&self.slice)
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.stage.join("snapshot")
+    }
+
+    /// Nothing is mounted in the stage, but for the share's own mounts.
+    #[track_caller]
+    fn is_clean(&self) {
+        let share = self.stage.join("share");
+        let below: Vec<_> = mounts().into_iter().map(|mount| mount.point).collect();
+        let own = [share.clone(), share.join("shared"), share.join("ro")];
+        let left = below.iter().filter(|point| point.starts_with(&share) && !own.contains(point));
+        assert_eq!(left.collect::<Vec<_>>(), Vec::<&PathBuf>::new());
+        assert_eq!(self.share.containers().expect("a share"), Vec::<String>::new());
+        assert_eq!(fs::read_to_string(self.snapshot().join("fs/kept")).expect("kept"), "kept");
+    }
+}
+
+fn recognise(slice: &Mount) -> Rootfs {
+    Rootfs::recognise(std::slice::from_ref(slice), Reader::Rust).expect("a slice")
+}
+
+/// Runs `test`; afterwards the share goes, and what the snapshot has in it stays.
+fn on(reader: Reader, rafs: Rafs, test: impl AsyncFnOnce(&Host)) {
+    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    let (Some(nydusd), Some(slice)) = (programs::tool("nydusd/bin/nydusd"), slice(&stage, rafs))
+    else {
+        return not_run!("no nydusd, nydus-image or busybox");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(async {
+        fs::write(stage.join("snapshot/fs/kept"), "kept").expect("a file");
+        let binary = Binary::probe(nydusd).await.expect("nydusd");
+        let daemon = daemon(&stage, &binary).await;
+        let share = Share::create(stage.join("share"), reader).expect("a share");
+        let guest = Guest::attach(share.clone(), daemon.client().clone()).await.expect("a guest");
+        let host = Host { stage, slice, share, guest, daemon };
+        test(&host).await;
+        host.is_clean();
+        host.share.remove().expect("nothing is left");
+        assert!(!host.stage.join("share").exists());
+        // Without a machine it does not end when it is asked to.
+        host.daemon.kill().await.expect("the end of nydusd");
+        assert_eq!(service::naming(host.stage.path()), []);
+    });
+}
+
+#[test]
+fn containers_come_and_go() {
+    for (reader, rafs) in [(Reader::Go, Rafs::V6), (Reader::Rust, Rafs::V5)] {
+        on(reader, rafs, async |host| {
+            let served = host.share.served();
+            for id in ["c1", "a.b_c-D9"] {
+                host.guest.add(id, &host.rootfs()).await.expect(id);
+                let seen = served.join(id).join("snapshotdir/fs");
+                assert_eq!(fs::read_to_string(seen.join("kept")).expect("kept"), "kept");
+                fs::write(seen.join(id), "written").expect("the snapshot is written");
+                assert!(host.snapshot().join("fs").join(id).exists());
+            }
+            // Kata's Go runtime shows the guest a view that is read-only but for the snapshot.
+            let evil = fs::write(served.join("evil"), "").err().map(|error| error.kind());
+            let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
+            assert_eq!(evil, (reader == Reader::Go).then_some(read_only));
+            let _ = fs::remove_file(served.join("evil"));
+            for id in ["c1", "a.b_c-D9", "c1"] {
+                host.guest.remove(id).await.expect(id);
+            }
+            host.is_clean();
+            let again = host.guest.add("c1", &host.rootfs()).await.expect_err("used before");
+            assert!(matches!(again, Error::UsedId(_)), "{again}");
+        });
+    }
+}
+
+#[test]
+fn ids_are_names() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        let long = "x".repeat(77);
+        for id in ["", ".", "..", "-c", "a/b", "a b", "a:b", "a%2f", "\u{e9}", "a\n", &long] {
+            let refused = host.guest.add(id, &host.rootfs()).await.expect_err(id);
+            assert!(matches!(refused, Error::Id(_)), "{refused}");
+        }
+    });
+}
+
+/// Whatever fails, nothing of it is left; what it says names the culprit.
+#[test]
+fn failures_are_undone() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        let good = host.rootfs();
+        let truncated = host.stage.join("truncated.boot");
+        let bytes = fs::read(&good.bootstrap).expect("a bootstrap");
+        fs::write(&truncated, &bytes[..4096.min(bytes.len() / 2)]).expect("a bootstrap");
+        let half = host.stage.join("half");
+        fs::create_dir_all(half.join("fs")).expect("a directory");
+        let bootstrap = |path: &Path| path.display().to_string();
+        let rows = [
+            (
+                "missing",
+                Rootfs { bootstrap: bootstrap(Path::new("/missing")), ..good.clone() },
+                "No such file",
+            ),
+            ("truncated", Rootfs { bootstrap: bootstrap(&truncated), ..good.clone() }, "nydusd"),
+            ("half", Rootfs { snapshotdir: half, ..good.clone() }, "half/work"),
+            ("none", Rootfs { snapshotdir: "/missing".into(), ..good.clone() }, "/missing/fs"),
+            ("config", Rootfs { config: "{}".into(), ..good.clone() }, "no backend"),
+        ];
+        for (id, rootfs, expected) in rows {
+            let error = host.guest.add(id, &rootfs).await.expect_err(id).to_string();
+            assert!(error.contains(expected), "{id}: {error}");
+            assert!(!error.contains("blobcache"), "a configuration is secret: {error}");
+            host.is_clean();
+        }
+        let twice = Guest::attach(host.share.clone(), host.daemon.client().clone()).await;
+        let error = twice.expect_err("served already").to_string();
+        assert!(error.contains("/containers"), "{error}");
+        host.guest.add("good", &good).await.expect("a good one");
+        let removed = host.share.remove().expect_err("a container is in it").to_string();
+        assert!(removed.contains("good"), "{removed}");
+        host.guest.remove("good").await.expect("removed");
+    });
+}
+
+/// What somebody else has put there stays as it is.
+#[test]
+fn a_share_wants_a_place_of_its_own() {
+    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    let (used, file) = (stage.join("used"), stage.join("used/rw"));
+    fs::create_dir_all(&file).expect("a directory");
+    for (root, expected) in
+        [(&used, "directory not empty"), (&"/proc/share".into(), "No such file")]
+    {
+        for reader in [Reader::Go, Reader::Rust] {
+            let error = Share::create(root, reader).expect_err("no place").to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!mounts().iter().any(|mount| mount.point.starts_with(root)));
+        }
+    }
+    assert_eq!(fs::read_dir(&used).expect("the directory").count(), 1);
+}
+
+/// A file system on which a guest's overlay could not write is refused before anything is made.
+#[test]
+fn upper_directories_have_needs() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        for (kind, options) in [("overlay", "lowerdir=L,upperdir=U,workdir=W"), ("tmpfs", "ro")] {
+            let place = host.stage.join(kind);
+            let parts =
+                ["L", "U", "W"].map(|part| (part, host.stage.join(format!("{kind}{part}"))));
+            let options = parts.iter().fold(options.to_owned(), |options, (part, path)| {
+                options.replace(&format!("={part}"), &format!("={}", path.display()))
+            });
+            for path in parts.iter().map(|(_, path)| path).chain([&place]) {
+                fs::create_dir_all(path).expect("a directory");
+            }
+            let mut mount = std::process::Command::new("mount");
+            mount.args(["-t", kind, kind]).arg(&place);
+            let writable = options.replace("ro", "");
+            let ran = nydus_e2e::run::run(
+                mount.args(["-o", if writable.is_empty() { "rw" } else { &writable }]),
+            );
+            assert!(ran.ok(), "{ran}");
+            for part in ["fs", "work"] {
+                fs::create_dir(place.join(part)).expect(part);
+            }
+            if options == "ro" {
+                let flags = rustix::mount::MountFlags::RDONLY;
+                rustix::mount::mount_remount(&place, flags, "").expect("read-only");
+            }
+            let rootfs = Rootfs { snapshotdir: place.clone(), ..host.rootfs() };
+            let error = host.guest.add(kind, &rootfs).await.expect_err(kind).to_string();
+            assert!(error.contains("cannot carry an upper directory"), "{error}");
+            rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).expect(kind);
+            host.is_clean();
+        }
+    });
+}
+
+#[test]
+fn a_dead_nydusd_is_in_nobodys_way() {
+    for reader in [Reader::Go, Reader::Rust] {
+        on(reader, Rafs::V6, async |host| {
+            host.guest.add("c1", &host.rootfs()).await.expect("c1");
+            let pid =
+                i32::try_from(host.daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
+            rustix::process::kill_process(pid.expect("a process"), Signal::KILL).expect("killed");
+            host.daemon.ended().await;
+            let error = host.guest.add("c2", &host.rootfs()).await.expect_err("it is dead");
+            assert!(error.to_string().contains("api.sock"), "{error}");
+            host.guest.remove("c1").await.expect("c1 goes all the same");
+        });
+    }
+}
+
+/// A runtime that died left mounts behind: the next one takes them away.
+#[test]
+fn a_share_is_cleared_by_others() {
+    for reader in [Reader::Go, Reader::Rust] {
+        on(reader, Rafs::V6, async |host| {
+            for id in ["c1", "c2"] {
+                host.guest.add(id, &host.rootfs()).await.expect(id);
+            }
+            let found = Share::open(host.stage.join("share"), reader);
+            let mut ids = found.containers().expect("a share");
+            ids.sort();
+            assert_eq!(ids, ["c1", "c2"]);
+            ids.iter().for_each(|id| found.take_out(id).expect(id));
+        });
+    }
+}
+
+/// A guest that may write to the share puts a link where a container's directory was.
+#[test]
+fn links_are_not_followed() {
+    on(Reader::Rust, Rafs::V6, async |host| {
+        let (outside, container) = (host.stage.join("outside"), host.share.served().join("c1"));
+        fs::create_dir_all(outside.join("snapshotdir/fs")).expect("a directory");
+        fs::create_dir_all(outside.join("rootfs")).expect("a directory");
+        symlink(&outside, &container).expect("a link");
+        let error = host.share.take_out("c1").expect_err("a link").to_string();
+        assert!(error.contains("Not a directory"), "{error}");
+        assert!(outside.join("snapshotdir/fs").exists() && outside.join("rootfs").exists());
+        fs::remove_file(&container).expect("the link");
+    });
+}
+
+/// As many images as one nydusd serves, and not one more.
+#[test]
+fn a_guest_is_full() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        let rootfs = host.rootfs();
+        let ids: Vec<_> = (0..MOUNTS).map(|number| format!("c{number}")).collect();
+        for id in &ids {
+            host.guest.add(id, &rootfs).await.expect(id);
+        }
+        let error = host.guest.add("more", &rootfs).await.expect_err("full");
+        assert!(matches!(error, Error::Full(MOUNTS)), "{error}");
+        let mount = nydusd_client::Mount::rafs(&rootfs.bootstrap, rootfs.config.clone());
+        let refused = host.daemon.client().mount("/rafs/more/lowerdir", &mount).await;
+        assert!(refused.is_err(), "nydusd would have taken one more");
+        for id in &ids {
+            host.guest.remove(id).await.expect(id);
+        }
+    });
+}
