@@ -4,7 +4,7 @@ mod settings;
 
 use crate::machines;
 use crate::programs::{self, tool};
-use crate::run::{Ran, run};
+use crate::run::{Ran, run, run_with};
 use crate::service::{self, Service, until};
 use crate::stage::Stage;
 use containerd_proto::containers::containers_client::ContainersClient;
@@ -144,16 +144,31 @@ impl Containerd {
 
     /// `ctr` with these words, in the namespace of Kubernetes.
     pub fn ctr(&self, words: &[&str]) -> Ran {
+        run(&mut self.command(words))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("ctr"));
         command.arg("--address").arg(self.socket()).args(["--namespace", NAMESPACE]);
         command.env("PATH", &self.path).current_dir(&self.directory);
-        run(command.args(words))
+        command.args(words);
+        command
     }
 
     /// Runs a container of an image that was pulled, to its end; `options` are those of
     /// `ctr run`.
     pub fn run(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
         self.ctr_run(&[&["--rm"], options].concat(), reference, id, words)
+    }
+
+    /// The same with this on its standard input.
+    pub fn run_with(&self, input: &[u8], options: &[&str], reference: &str, words: &[&str]) -> Ran {
+        let cgroup = format!("/{}/input", self.cgroup());
+        let first = ["run", "--rm", "--snapshotter", "nydus", "--cgroup", &cgroup];
+        run_with(
+            &mut self.command(&[&first, options, &[reference, "input"], words].concat()),
+            input,
+        )
     }
 
     /// Starts a container as [`Containerd::run`] does, and lets it run.

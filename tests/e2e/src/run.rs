@@ -5,7 +5,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -71,9 +71,23 @@ pub fn run(command: &mut Command) -> Ran {
 /// # Panics
 /// As [`run`].
 pub fn run_for(command: &mut Command, limit: i64) -> Ran {
+    finish(command.stdin(Stdio::null()), limit)
+}
+
+/// The same with `input` on standard input.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
+    let mut file = output();
+    file.write_all(input).and_then(|()| file.rewind()).expect("input to write");
+    finish(command.stdin(file), LIMIT)
+}
+
+fn finish(command: &mut Command, limit: i64) -> Ran {
     let outputs = [output(), output()];
     let [stdout, stderr] = [0, 1].map(|i: usize| outputs[i].try_clone().expect("a descriptor"));
-    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    command.stdout(stdout).stderr(stderr).process_group(0);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let in_time = wait(&child, limit);
     if !in_time {

@@ -8,7 +8,8 @@ use nydus_e2e::client::upper;
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
 use nydus_e2e::machines::{self, RUNTIME as VM};
-use nydus_e2e::node::{Case, LIMIT, Node};
+use nydus_e2e::node::{BIG, Case, LIMIT, Node};
+use nydus_e2e::rootfs::{self, noise};
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::tree::tree;
@@ -79,6 +80,16 @@ fn a_container_runs_in_a_guest() {
             assert!(said.ends_with("two\nlower\nupper\ngone\n"), "{ran}\n{}", node.logs());
             assert!(said.contains("cloud-amd64") && !said.starts_with(&host), "{ran}");
             assert!(ran.shows(b"removed"), "standard error too: {ran}");
+
+            // All of what it prints, and of what it reads; input that it never reads stops nothing.
+            let ran = node.containerd.run(vm, reference, "prints", &["cat", rootfs::BIG]);
+            assert!(ran.stdout == noise(BIG), "{} bytes\n{}", ran.stdout.len(), node.logs());
+            let input = noise(1 << 20);
+            let ran = node.containerd.run_with(&input, vm, reference, &["cat"]);
+            assert!(ran.stdout == input, "{} bytes\n{}", ran.stdout.len(), node.logs());
+            let shell = ["sh", "-c", "head -c 3; echo"];
+            let ran = node.containerd.run_with(&input, vm, reference, &shell);
+            assert_eq!(ran.stdout, [&input[..3], b"\n"].concat(), "{ran}");
 
             let ran = node.containerd.run(vm, reference, "code", &["sh", "-c", "exit 7"]);
             assert_eq!(ran.code(), Some(7), "{ran}\n{}", node.logs());
@@ -266,6 +277,27 @@ fn clean_up_keeps_the_snapshot() {
     assert_eq!(state.join("test/.kvm").exists(), Path::new("/dev/kvm").exists());
     assert_eq!(service::naming(&state), []);
     node.clear();
+}
+
+/// Signals reach the process; what it makes of them is its matter.
+#[test]
+fn a_container_is_killed() {
+    on(VERSIONS[0], Rafs::V6, |node, reference| {
+        for (signal, code) in [("TERM", "3"), ("KILL", "137")] {
+            let shell = "trap 'exit 3' TERM; echo > /data/kept; while :; do sleep 0.05; done";
+            let words = ["sh", "-c", shell];
+            let vm = ["--runtime", VM];
+            node.done(&node.containerd.start_container(&vm, reference, signal, &words));
+            let trapped = kept(node, signal);
+            assert!(service::until(LIMIT, || trapped.exists()), "{}", node.logs());
+            node.done(&node.containerd.ctr(&["tasks", "kill", "--signal", signal, signal]));
+            let stopped = || node.containerd.ctr(&["tasks", "ls"]).shows(b"STOPPED");
+            assert!(service::until(LIMIT, stopped), "{}", node.logs());
+            let ran = node.containerd.ctr(&["tasks", "rm", signal]);
+            assert!(ran.said().contains(code) || ran.code() == code.parse().ok(), "{ran}");
+            node.done(&node.containerd.ctr(&["containers", "rm", signal]));
+        }
+    });
 }
 
 /// One snapshot: runc, the machine, runc again; each sees what the one before did.
