@@ -29,8 +29,12 @@ enum Task {
     /// Build the release binaries into target/dist
     Dist,
     /// Download other people's programs as Debian packages and unpack them under target/tools
-    Tools,
-    /// Mount a tree through the real mount.fuse3, then run real containers, and show what happens
+    Tools {
+        /// Also those of the long and rare tests
+        #[arg(long)]
+        full: bool,
+    },
+    /// Mount a tree through the real mount.fuse3, then run containers by runc and in a guest
     Demo,
     #[command(hide = true)]
     DemoInside,
@@ -45,7 +49,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Dist => dist::run().map(|()| true),
-        Task::Tools => tools::run(false).map(|_| true),
+        Task::Tools { full } => tools::run(full).map(|_| true),
         Task::Demo => demo::run(),
         Task::DemoInside => demo::inside().map(|()| true),
         Task::Bench(options) => bench::run(&options),

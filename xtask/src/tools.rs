@@ -130,6 +130,9 @@ pub(crate) fn run(full: bool) -> Result<Vec<(&'static str, String)>> {
         }
     }
     nydusd()?;
+    if full {
+        patched_nydusd()?;
+    }
     // QEMU finds its firmware only where it is installed.
     if let Err(error) = apt::need(QEMU, "qemu-system-x86") {
         ui::not_run("QEMU", &format!("{error:#}"));
@@ -152,6 +155,49 @@ fn nydusd() -> Result<()> {
     cargo.arg("install").args(NYDUS).arg("--root").arg(&place);
     cargo.env("CARGO_TARGET_DIR", paths::target().join("nydusd"));
     ui::step("build nydusd", || cargo.run())
+}
+
+/// `nydusd` for guests with a kernel from 7.1 on: those want to be told how long each answer is
+/// (commit 68b69fa0edb of Linux), and 2.2.0 always says 0.
+fn patched_nydusd() -> Result<()> {
+    let place = paths::tools().join("nydusd-patched");
+    if place.join("bin/nydusd").exists() {
+        return Ok(());
+    }
+    let source = paths::tools().join(".nydusd-source");
+    let _ = fs::remove_dir_all(&source);
+    let archive = source_archive().context("no archive of nydus-rs where cargo keeps them")?;
+    fs::create_dir_all(&source)?;
+    let mut tar = Cmd::new("nydusd-source", 60, "tar");
+    tar.arg("-xzf").arg(archive).arg("-C").arg(&source).arg("--strip-components=1").run()?;
+    let file = source.join("src/bin/nydusd/virtiofs.rs");
+    let text = fs::read_to_string(&file)?;
+    let patched = text
+        .replace(
+            "            self.server\n                .handle_message(",
+            "            let used = self.server.handle_message(",
+        )
+        .replace("add_used(head_index, 0)", "add_used(head_index, used as u32)");
+    ensure!(patched.matches("used").count() > text.matches("used").count() + 2, "not as expected");
+    fs::write(&file, patched)?;
+    // It is below our own workspace.
+    let manifest = source.join("Cargo.toml");
+    fs::write(&manifest, fs::read_to_string(&manifest)? + "\n[workspace]\n")?;
+    let mut cargo = Cmd::new("install-nydusd-patched", 1800, env!("CARGO"));
+    cargo.args(["install", "--locked", "--features", "virtiofs", "--bin", "nydusd", "--path"]);
+    // Newer compilers warn where it denies warnings.
+    cargo.arg(&source).env("RUSTFLAGS", "--cap-lints=warn");
+    cargo.arg("--root").arg(&place).env("CARGO_TARGET_DIR", paths::target().join("nydusd"));
+    ui::step("build nydusd, patched for new guests", || cargo.run())
+}
+
+/// Where cargo has put what [`nydusd`] was built from.
+fn source_archive() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+    let registries = fs::read_dir(home.join("registry/cache")).ok()?.flatten();
+    let archives = registries.map(|entry| entry.path().join("nydus-rs-2.2.0.crate"));
+    { archives }.find(|archive| archive.exists())
 }
 
 /// Whether a part is there.

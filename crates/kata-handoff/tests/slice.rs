@@ -144,18 +144,22 @@ fn slices() {
     let unpadded = good.trim_end_matches('=').to_owned();
     let rows: Vec<(Vec<Mount>, Reader, &str)> = vec![
         (with(good.clone()), Reader::Rust, "v6"),
-        (vec![slice("fuse./opt/bin/nydus-overlayfs-x", &[good.clone()])], Reader::Go, "v6"),
         (
-            vec![slice("fuse./opt/bin/nydus-overlayfs-x", &[good.clone()])],
+            vec![slice("fuse./opt/bin/nydus-overlayfs-x", std::slice::from_ref(&good))],
+            Reader::Go,
+            "v6",
+        ),
+        (
+            vec![slice("fuse./opt/bin/nydus-overlayfs-x", std::slice::from_ref(&good))],
             Reader::Rust,
             "kata's rust runtime expects fuse.nydus-overlayfs",
         ),
         (
-            vec![slice("fuse3.nydus-overlayfs", &[good.clone()])],
+            vec![slice("fuse3.nydus-overlayfs", std::slice::from_ref(&good))],
             Reader::Go,
             "mount type \"fuse3.nydus-overlayfs\": kata's go runtime expects fuse.nydus-overlayfs",
         ),
-        (vec![slice("overlay", &[good.clone()])], Reader::Go, "mount type \"overlay\""),
+        (vec![slice("overlay", std::slice::from_ref(&good))], Reader::Go, "mount type \"overlay\""),
         (vec![], Reader::Go, "mount slice has 0 entries, expected exactly one"),
         (
             [with(good.clone()), with(good.clone())].concat(),

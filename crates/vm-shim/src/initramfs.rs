@@ -16,8 +16,8 @@ const MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtiofs", "overlay
 const FILE: u32 = 0o100_755;
 const DIRECTORY: u32 = 0o040_755;
 
-/// An archive with the agent and its modules. `modules` is the root of a kernel's module tree:
-/// `lib/modules` or `usr/lib/modules` is below it, with one release in it.
+/// An archive with the agent and its modules. `modules` is the directory of the kernel's:
+/// `/lib/modules/RELEASE`.
 ///
 /// # Errors
 /// A file cannot be read, a module is not there.
@@ -75,17 +75,10 @@ struct Tree {
 
 impl Tree {
     fn open(root: &Path) -> io::Result<Self> {
-        let places = ["lib/modules", "usr/lib/modules"].map(|place| root.join(place));
-        let releases = places.iter().filter_map(|place| fs::read_dir(place).ok()).flatten();
-        let mut releases = releases.filter_map(|release| Some(release.ok()?.path()));
-        let release = releases.find(|path| path.join("kernel").is_dir()).ok_or_else(|| {
-            let error = io::Error::new(io::ErrorKind::NotFound, "no kernel modules");
-            named(root, &error)
-        })?;
-        let text = fs::read_to_string(release.join("modules.builtin")).unwrap_or_default();
+        let text = fs::read_to_string(root.join("modules.builtin")).unwrap_or_default();
         let builtin = text.lines().filter_map(|line| name(Path::new(line))).collect();
         let mut tree = Self { root: root.to_owned(), files: BTreeMap::new(), builtin };
-        tree.collect(&release)?;
+        tree.collect(&root.join("kernel"))?;
         Ok(tree)
     }
 
@@ -167,9 +160,8 @@ mod tests {
     /// A tree in which `virtiofs` needs `fuse`, and `overlay` is part of the kernel.
     fn tree(without: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a directory");
-        let release = root.path().join("usr/lib/modules/1.2.3");
-        fs::create_dir_all(release.join("kernel/deep")).expect("a directory");
-        fs::write(release.join("modules.builtin"), "kernel/fs/overlay.ko\n").expect("a file");
+        fs::create_dir_all(root.path().join("kernel/deep")).expect("a directory");
+        fs::write(root.path().join("modules.builtin"), "kernel/overlay.ko\n").expect("a file");
         for (name, needs) in [
             ("virtio", ""),
             ("virtio_pci", "virtio"),
@@ -179,7 +171,7 @@ mod tests {
             ("virtio-ring", ""),
         ] {
             if name != without {
-                let file = release.join(format!("kernel/deep/{name}.ko"));
+                let file = root.path().join(format!("kernel/deep/{name}.ko"));
                 fs::write(file, format!("ELF\0a=b\0depends={needs}\0")).expect("a module");
             }
         }
@@ -198,13 +190,16 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        for (without, root, expected) in
-            [("fuse", tree("fuse"), "no module fuse"), ("all", tree(""), "no kernel modules")]
-        {
-            let place = if without == "all" { root.path().join("x") } else { root.path().into() };
-            let agent = root.path().join("usr/lib/modules/1.2.3/modules.builtin");
-            let error = build(&agent, &place).expect_err(without).to_string();
-            assert_eq!(error, format!("{}: {expected}", place.display()));
+        let root = tree("fuse");
+        let (there, missing) = (root.path().to_owned(), root.path().join("missing"));
+        let agent = there.join("modules.builtin");
+        for (agent, modules, expected) in [
+            (&agent, &there, format!("{}: no module fuse", there.display())),
+            (&agent, &missing, format!("{}/kernel: No such file", missing.display())),
+            (&missing, &there, format!("{}: No such file", missing.display())),
+        ] {
+            let error = build(agent, modules).expect_err("something is missing").to_string();
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 

@@ -47,7 +47,7 @@ pub struct Config {
     pub accelerator: Accelerator,
     /// The guest's kernel.
     pub kernel: PathBuf,
-    /// Root of its module tree.
+    /// Its modules: `/lib/modules/RELEASE`.
     pub modules: PathBuf,
     /// The agent, a static program.
     pub agent: PathBuf,
@@ -78,8 +78,7 @@ impl Config {
         command.arg("-serial").arg(with("file:", &self.console()));
         command.arg("-pidfile").arg(pid_file(&self.directory));
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(self.initramfs());
-        let line =
-            format!("console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on {words}");
+        let line = format!("console=ttyS0 loglevel=5 panic=-1 mitigations=off {words}");
         command.arg("-append").arg(line.trim_end());
         command.stdout(Stdio::null());
         command
@@ -126,6 +125,7 @@ pub fn pid_file(directory: &Path) -> PathBuf {
 pub struct Vm {
     child: Mutex<Child>,
     pid: u32,
+    console: PathBuf,
     reader: Mutex<UnixStream>,
     writer: Mutex<UnixStream>,
 }
@@ -160,6 +160,7 @@ impl Vm {
         let child = config.spawn(command)?;
         let vm = Self {
             pid: child.id(),
+            console: config.console(),
             child: Mutex::new(child),
             reader: Mutex::new(ours.try_clone()?),
             writer: Mutex::new(ours),
@@ -187,6 +188,11 @@ impl Vm {
     /// QEMU's process.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The end of what the guest's kernel and agent printed, to be added to a reason.
+    pub fn console_tail(&self) -> String {
+        tail(&self.console)
     }
 
     /// What the agent says next.
@@ -269,7 +275,11 @@ fn shows(file: &Path, word: &str) -> bool {
 fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // What the agent says has been heard, and that it powers off is no news.
+    let news = |line: &&str| {
+        !line.is_empty() && !line.starts_with("nydusvm-agent:") && !line.contains("reboot: ")
+    };
+    let lines: Vec<_> = text.lines().map(str::trim).filter(news).collect();
     let end = &lines[lines.len().saturating_sub(3)..];
     end.iter().map(|line| format!("; {line}")).collect()
 }

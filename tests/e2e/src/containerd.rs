@@ -223,16 +223,16 @@ impl Containerd {
     /// reaps its children in two places (containerd issue 4387). Then the container is started
     /// again.
     fn ctr_run(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
-        for _ in 0..3 {
-            let ran = self.ctr_run_once(options, reference, id, words);
-            if !ran.shows(b"failed with ECHILD") {
-                return ran;
-            }
-            println!("containerd lost the exit of a mount helper: {id} is started again");
+        let clear = || {
             self.ctr(&["containers", "rm", id]);
             self.ctr(&["snapshots", "--snapshotter", "nydus", "rm", id]);
-        }
-        self.ctr_run_once(options, reference, id, words)
+        };
+        again(id, clear, || self.ctr_run_once(options, reference, id, words))
+    }
+
+    /// Runs a container that was made, to its end.
+    pub fn start_task(&self, id: &str) -> Ran {
+        again(id, || {}, || self.ctr(&["tasks", "start", id]))
     }
 
     fn ctr_run_once(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
@@ -286,6 +286,18 @@ impl Drop for Containerd {
             println!("control groups {} stay", self.cgroup());
         }
     }
+}
+
+fn again(id: &str, clear: impl Fn(), run: impl Fn() -> Ran) -> Ran {
+    for _ in 0..3 {
+        let ran = run();
+        if !ran.shows(b"failed with ECHILD") {
+            return ran;
+        }
+        println!("containerd lost the exit of a mount helper: {id} is started again");
+        clear();
+    }
+    run()
 }
 
 fn namespaced<T>(message: T) -> Request<T> {

@@ -1,10 +1,16 @@
 //! Virtual machines for containers: QEMU, a guest's kernel and the reference runtime.
 
 use crate::programs::{ours, tool};
+use kata_handoff::{Reader, Rootfs, Storage};
+use nydus_mount_slice::Mount;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use vm_shim::protocol::{Frame, Process, Start};
+use vm_shim::shim::sandbox::{Failure, Sandbox};
 use vm_shim::shim::settings::Settings;
-use vm_shim::vm::Accelerator;
+use vm_shim::vm::{Accelerator, Vm};
 
 /// The runtime's name for containerd.
 pub const RUNTIME: &str = "io.containerd.nydusvm.v2";
@@ -12,16 +18,23 @@ pub const RUNTIME: &str = "io.containerd.nydusvm.v2";
 /// What machines with this kernel (`guest-6.1`) need, their state in `state`; `None` if a part is
 /// missing.
 pub fn settings(kernel: &str, state: &Path) -> Option<Settings> {
-    let modules = tool(kernel)?;
-    let boot = fs::read_dir(modules.join("boot")).ok()?.flatten().map(|entry| entry.path());
-    let is_kernel = |path: &PathBuf| path.to_string_lossy().contains("/vmlinuz-");
+    let package = tool(kernel)?;
+    let of = |part: &str, name: &str| {
+        let mut entries = fs::read_dir(package.join(part)).ok()?.flatten();
+        entries.find(|entry| entry.file_name().to_string_lossy().starts_with(name))
+    };
+    let modules = of("lib/modules", "").or_else(|| of("usr/lib/modules", ""))?.path();
+    // See `tools::patched_nydusd` in xtask.
+    let nydusd = if kernel == "guest-7" { "nydusd-patched" } else { "nydusd" };
     Some(Settings {
-        nydusd: tool("nydusd/bin/nydusd")?,
+        nydusd: tool(&format!("{nydusd}/bin/nydusd"))?,
         // One that may open a million files is rare among test machines.
         nydusd_args: ["--rlimit-nofile", "0"].map(str::to_owned).into(),
         qemu: Some(PathBuf::from("/usr/bin/qemu-system-x86_64")).filter(|path| path.exists())?,
         accelerator: Accelerator::Tcg,
-        kernel: { boot }.find(is_kernel)?,
+        // Newer packages have it beside its modules.
+        kernel: of("boot", "vmlinuz-")
+            .map_or_else(|| modules.join("vmlinuz"), |entry| entry.path()),
         modules,
         agent: ours("nydusvm-agent"),
         memory_mib: 256,
@@ -46,4 +59,68 @@ pub fn text(settings: &Settings) -> String {
     format!(
         "{lines}nydusd_args = {args:?}\naccelerator = {accelerator:?}\nmemory_mib = {memory_mib}\n"
     )
+}
+
+/// A container of a snapshot, in a machine, without containerd.
+#[allow(missing_docs, reason = "named by their types")]
+pub struct Machine {
+    pub sandbox: Sandbox,
+    pub vm: Vm,
+}
+
+impl Machine {
+    /// Boots it and starts this in a shell, in a container `c1`.
+    ///
+    /// # Errors
+    /// It does not come up, or cannot run there.
+    pub fn start(
+        runtime: &Runtime,
+        settings: &Settings,
+        slice: &Mount,
+        shell: &str,
+    ) -> Result<Self, Failure> {
+        let directory = settings.directory("test", "c1");
+        let rootfs = Rootfs::recognise(std::slice::from_ref(slice), Reader::Go)?;
+        let made = runtime.block_on(Sandbox::create(settings, directory.clone(), "c1", &rootfs));
+        let (sandbox, storage) = made?;
+        let vm = Vm::start(&settings.machine(&directory, sandbox.vhost_socket()))?;
+        let mounts = [Storage::share(Reader::Go), storage].map(Into::into).into();
+        let process = Process {
+            args: ["sh", "-c", shell].map(str::to_owned).into(),
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            uid: 0,
+            gid: 0,
+            additional_gids: vec![],
+        };
+        let start = Start { mounts, read_only: false, process, hostname: "guest".to_owned() };
+        vm.send(&Frame::Start(start.into()))?;
+        match vm.receive()? {
+            Frame::Started => Ok(Self { sandbox, vm }),
+            frame => {
+                let _ = vm.wait(Duration::from_secs(30));
+                vm.kill();
+                let why = format!("{frame:?}{}", vm.console_tail());
+                runtime.block_on(sandbox.remove("c1"))?;
+                Err(why.into())
+            }
+        }
+    }
+
+    /// What it prints until it ends; then the guest is down.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn output(&self) -> String {
+        let mut output = Vec::new();
+        loop {
+            match self.vm.receive().expect("a frame") {
+                Frame::Stdout(bytes) | Frame::Stderr(bytes) => output.extend(bytes),
+                Frame::Exited(0) => break,
+                frame => panic!("{frame:?}\n{}", String::from_utf8_lossy(&output)),
+            }
+        }
+        self.vm.wait(Duration::from_secs(30)).expect("power off");
+        String::from_utf8_lossy(&output).into_owned()
+    }
 }

@@ -123,8 +123,10 @@ impl Container {
                     return self.stopped(code.unsigned_abs(), None);
                 }
                 Ok(Frame::Failed(why)) => {
+                    // The kernel's own words are there.
+                    let _ = self.vm.wait(POWER_OFF);
                     self.vm.kill();
-                    return self.stopped(LOST, Some(why));
+                    return self.stopped(LOST, Some(why + &self.vm.console_tail()));
                 }
                 Ok(_) => {}
                 Err(error) => {

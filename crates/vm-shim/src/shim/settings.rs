@@ -25,7 +25,7 @@ pub struct Settings {
     pub accelerator: vm::Accelerator,
     /// The guest's kernel.
     pub kernel: PathBuf,
-    /// Root of its module tree (`lib/modules` or `usr/lib/modules` is below).
+    /// Its modules: `/lib/modules/RELEASE`.
     pub modules: PathBuf,
     /// The guest's agent, a static program.
     pub agent: PathBuf,

@@ -4,7 +4,7 @@ use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
 use nydus_e2e::node::{Case, Node};
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{programs, service};
+use nydus_e2e::{machines, programs, service};
 use nydus_mount_slice::ExtraOption;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -74,11 +74,40 @@ fn show(node: &mut Node) {
     done(start);
     println!("    {} of {whole} bytes are read by now", served(node));
 
+    node.done(&node.containerd.ctr(&["tasks", "rm", "--force", "demo"]));
+    guest(node);
+
     let start = step("containers and image are removed; nothing is left");
-    node.containerd.remove_container("demo");
+    node.done(&node.containerd.ctr(&["containers", "rm", "demo"]));
     node.remove(&reference);
     done(start);
     assert_eq!(service::naming(&node.snapshotter.root().join("socket")), []);
+}
+
+/// What runc has run, now in a virtual machine, and back.
+fn guest(node: &Node) {
+    let Some(settings) = machines::settings("guest-6.1", &node.stage.join("vm")) else {
+        return println!("  not run: stack 3: no QEMU or no kernel for a guest");
+    };
+    node.containerd.has_machines(&settings);
+    let shell = "uname -r; cat /data/new; echo of a guest >> /data/new";
+    for (what, id, runtime, shell) in [
+        (
+            "stack 3: containerd -> containerd-shim-nydusvm-v2 -> nydusd: the first one's snapshot",
+            "guest",
+            machines::RUNTIME,
+            shell,
+        ),
+        ("the same snapshot under runc again", "again", "io.containerd.runc.v2", "cat /data/new"),
+    ] {
+        let start = step(what);
+        node.containerd.beside("demo", id, runtime, &["sh", "-c", shell]);
+        let ran = node.containerd.start_task(id);
+        node.done(&ran);
+        String::from_utf8_lossy(&ran.stdout).lines().for_each(|line| println!("    | {line}"));
+        node.done(&node.containerd.ctr(&["containers", "rm", "--keep-snapshot", id]));
+        done(start);
+    }
 }
 
 fn step(what: &str) -> Instant {

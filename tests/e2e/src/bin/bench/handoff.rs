@@ -1,10 +1,11 @@
 //! From the slice to "RAFS mounted" in a guest's share: our part beside `nydusd`'s own time for
-//! the same two calls.
+//! the same two calls. And to the first byte that a guest prints.
 
 use crate::median_us;
 use kata_handoff::{Guest, Reader, Rootfs, Share};
 use nydus_e2e::handoff;
 use nydus_e2e::image::Rafs;
+use nydus_e2e::machines::{self, Machine};
 use nydus_e2e::programs;
 use nydus_e2e::stage::Stage;
 use nydus_mount_slice::Mount;
@@ -42,7 +43,32 @@ pub(crate) fn measure(quick: bool) -> Value {
          our part of it, at most 0.1 of nydusd's: {part:.2} {}",
         if part <= 0.1 { "met" } else { "NOT MET" }
     );
-    json!({ "slice_to_mounted_us": ours, "two_calls_us": posts, "our_part": part })
+    let boot = first_byte(&stage, &runtime, &slice, if quick { 1 } else { 9 });
+    json!({ "guest_ms": boot, "slice_to_mounted_us": ours, "two_calls_us": posts, "our_part": part })
+}
+
+/// Medians in ms: until the guest is up and its process runs, and until it prints a file.
+fn first_byte(stage: &Stage, runtime: &Runtime, slice: &Mount, rounds: usize) -> Value {
+    let Some(settings) = machines::settings("guest-6.1", &stage.join("vm")) else {
+        println!("  not run: guest: no QEMU or no guest kernel");
+        return Value::Null;
+    };
+    let (mut started, mut printed) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let machine =
+            Machine::start(runtime, &settings, slice, "cat /data/lower").expect("a guest");
+        started.push(start.elapsed());
+        machine.vm.receive().expect("a byte");
+        printed.push(start.elapsed());
+        machine.output();
+        runtime.block_on(machine.sandbox.remove("c1")).expect("nothing is left");
+    }
+    let [started, printed] = [started, printed].map(|times| median_us(times) / 1000.0);
+    println!(
+        "  slice to first byte from a guest: {printed:.0} ms, its process runs at {started:.0} ms"
+    );
+    json!({ "process_runs": started, "first_byte": printed })
 }
 
 async fn in_turn(slice: &Mount, share: &Share, daemon: &Daemon, rounds: usize) -> (f64, f64) {
