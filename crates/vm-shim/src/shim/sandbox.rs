@@ -5,7 +5,8 @@ use crate::vm::pid_file;
 use kata_handoff::{Guest, Reader, Rootfs, Share, Storage};
 use nydusd_client::{Binary, Daemon, Log, Mode, Spec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +37,8 @@ impl Sandbox {
         rootfs: &Rootfs,
     ) -> Result<(Self, Storage), Failure> {
         rootfs.check()?;
+        private(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         let made = async {
-            fs::create_dir_all(directory.parent().unwrap_or(&directory))?;
-            fs::create_dir(&directory)?;
             let share = Share::create(directory.join("share"), LAYOUT)?;
             let binary = Binary::probe(&settings.nydusd).await?;
             let mut spec = spec(&directory);
@@ -77,6 +77,12 @@ impl Sandbox {
 
 /// The layout of Kata's Go runtime: what the guest sees is read-only but for its snapshot.
 const LAYOUT: Reader = Reader::Go;
+
+/// A new directory in which nobody else looks. One that is there is somebody else's.
+fn private(directory: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(directory.parent().unwrap_or(directory))?;
+    DirBuilder::new().mode(0o700).create(directory)
+}
 
 fn vhost_socket(directory: &Path) -> PathBuf {
     directory.join("fs.sock")
