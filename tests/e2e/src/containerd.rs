@@ -72,7 +72,9 @@ impl Containerd {
 
     fn wait(&mut self) {
         let socket = self.socket();
-        self.service.wait("containerd's socket", || socket.exists());
+        // It is there before anybody listens at it.
+        let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+        self.service.wait("containerd's socket", listens);
         let version = self.ctr(&["version"]);
         assert!(version.ok(), "{version}\n{}", self.service.said());
     }
