@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 use overlay_mount::buf::Line;
-use overlay_mount::{Failure, Linux, Request, Step, errno, explain, mount};
+use overlay_mount::{Caller, Failure, Linux, Request, Step, errno, explain, mount};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags};
@@ -11,6 +11,7 @@ use rustix::process::{getegid, geteuid, getgid, getuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::argv::{Arguments, Command, Invocation, Usage, parse};
+use crate::front::{self, Called};
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("nydus-overlayfs ", env!("CARGO_PKG_VERSION"), " (commit ");
@@ -44,6 +45,8 @@ const PROGRAM: &str = "nydus-overlayfs: ";
 const USAGE: u8 = 1;
 const SYSTEM: u8 = 2;
 const MOUNT_FAILED: u8 = 32;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
 
 /// The standard descriptors of the process.
 #[derive(Clone, Copy, Debug)]
@@ -57,22 +60,67 @@ pub struct Standard {
 }
 
 /// Does what the arguments after the program's name ask for; returns the exit code (mount(8)).
-pub fn run<'a>(arguments: impl Arguments<'a>, standard: Standard) -> u8 {
+pub fn run<'a>(arguments: impl Arguments<'a>, called: Called<'a>, standard: Standard) -> u8 {
     standard.occupy();
-    if getuid() != geteuid() || getgid() != getegid() {
-        return standard.fail(USAGE, |line| {
-            line.text("refuses to run setuid or setgid: must be started by root");
-        });
+    if is_setuid() {
+        return standard.fail(USAGE, refuse_setuid);
     }
     match parse(arguments) {
         Ok(Command::Help) => standard.print(&[HELP]),
         Ok(Command::Version) => standard.print(&[VERSION, COMMIT, ")\n"]),
-        Ok(Command::Mount(invocation)) => run_mount(&invocation, standard),
+        Ok(Command::Mount(invocation)) => run_mount(invocation, called, standard),
         Err(usage) => standard.fail(USAGE, |line| explain_usage(usage, line)),
     }
 }
 
-fn run_mount<'a, A: Arguments<'a>>(invocation: &Invocation<'a, A>, standard: Standard) -> u8 {
+/// Lets `execute` run the program that mounts the file system `kind`; returns only if there is
+/// none or it cannot be run, with the exit code of a shell in that case (POSIX, "exit status for
+/// commands").
+#[cold]
+pub fn pass_on(
+    kind: &[u8],
+    name: &CStr,
+    path: &[u8],
+    me: &CStr,
+    standard: Standard,
+    execute: impl FnOnce(&CStr) -> Errno,
+) -> u8 {
+    if is_setuid() {
+        return standard.fail(USAGE, refuse_setuid);
+    }
+    let Some(file) = front::real(name, path, me) else {
+        return standard.fail(NOT_FOUND, |line| {
+            line.text("no mount.fuse3 in PATH or /sbin for type ").quoted(kind);
+            line.text(": expected the one of the distribution (package fuse3)");
+        });
+    };
+    let errno = execute(file.as_c_str());
+    standard.fail(NOT_EXECUTABLE, |line| {
+        line.text("cannot run ").quoted(file.as_bytes());
+        line.text(": ").text(errno::text(errno).unwrap_or("unknown error"));
+    })
+}
+
+fn is_setuid() -> bool {
+    getuid() != geteuid() || getgid() != getegid()
+}
+
+fn refuse_setuid(line: &mut Line) {
+    line.text("refuses to run setuid or setgid: must be started by root");
+}
+
+fn run_mount<'a>(
+    mut invocation: Invocation<'a, impl Arguments<'a>>,
+    called: Called<'a>,
+    standard: Standard,
+) -> u8 {
+    match called {
+        Called::Front(None) => {
+            return standard.fail(USAGE, |line| explain_usage(Usage::NoTarget, line));
+        }
+        Called::Front(Some(source)) => invocation.source = source,
+        Called::Helper | Called::Foreign(_) => {}
+    }
     if let Some(path) = invocation.namespace
         && let Err(errno) = enter_namespace(path)
     {
@@ -81,8 +129,12 @@ fn run_mount<'a, A: Arguments<'a>>(invocation: &Invocation<'a, A>, standard: Sta
             line.text(": ").text(errno::text(errno).unwrap_or("unknown error"));
         });
     }
-    let Invocation { source, target, fake, verbose, .. } = *invocation;
-    let request = Request { source, target, strings: invocation.options() };
+    let Invocation { source, target, fake, verbose, .. } = invocation;
+    let caller = match called {
+        Called::Front(_) => Caller::MountFuse,
+        _ => Caller::Any,
+    };
+    let request = Request { source, target, caller, strings: invocation.options() };
     let outcome = if fake { request.check() } else { mount(&Linux, &request).map(|_| ()) };
     match outcome {
         Ok(()) if verbose && !fake => standard.report(target),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use overlay_mount::buf::Line;
 use overlay_mount::inspect::{Problem, problems};
-use overlay_mount::{Failure, Kernel, Linux, MOUNT_DATA_MAX, Options, Refusal, Way, errno};
+use overlay_mount::{Caller, Failure, Kernel, Linux, MOUNT_DATA_MAX, Options, Refusal, Way, errno};
 use rustix::io::Errno;
 
 use crate::cli::{Check, Pretend};
@@ -34,7 +34,7 @@ pub(crate) fn run(args: Check) -> anyhow::Result<Report> {
 
 /// What the words come to; adds to `found` what is wrong with them.
 fn inspect<'a>(asked: &'a Asked, found: &mut Vec<String>) -> Result<String, Refusal<'a>> {
-    let options = Options::read(asked.request().strings, || Linux.lsm())?;
+    let options = Options::read(Caller::Any, asked.request().strings, || Linux.lsm())?;
     problems(&options, &mut |problem| found.push(problem_text(&problem)));
     let mut facts = format!(
         "{HEADING}options for the kernel:{HEADING:#} {} bytes, one mount(2) takes {MOUNT_DATA_MAX}\n",

@@ -130,6 +130,8 @@ pub enum Pretend {
     NoLowerdirPlus,
     /// no layers by descriptor, as before Linux 6.13
     NoFd,
+    /// layers whose file system cannot be id-mapped
+    NoIdMap,
     /// no /proc, or one of another PID namespace
     NoProc,
     /// no permission to enter the target

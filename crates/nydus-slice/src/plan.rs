@@ -4,7 +4,9 @@ use std::ffi::CString;
 use std::fmt::Write;
 
 use overlay_mount::buf::Line;
-use overlay_mount::{Failure, Request, Step, Way, errno, explain, mount};
+use overlay_mount::{Caller, Failure, Request, Step, Way, errno, explain, mount};
+
+use rustix::io::Errno;
 
 use crate::cli::{Plan, Pretend};
 use crate::recorder::Recorder;
@@ -20,7 +22,8 @@ pub(crate) struct Asked {
 impl Asked {
     pub(crate) fn request(&self) -> Request<'_, impl Iterator<Item = &[u8]> + Clone + use<'_>> {
         let strings = self.strings.iter().map(Vec::as_slice);
-        Request { source: &self.source, target: &self.target, strings }
+        let caller = Caller::Any;
+        Request { source: &self.source, target: &self.target, caller, strings }
     }
 
     /// Rehearses the mount: its calls, and how it ends.
@@ -74,11 +77,19 @@ pub(crate) fn why(asked: &Asked, failure: &Failure<'_>) -> String {
     let Failure::Failed(step, error) = failure else { return asked.refusal(failure) };
     let step = match step {
         Step::Target => "opening the target",
+        Step::IdMaps => "mapping ids by uidmap= and gidmap=",
+        Step::IdMap(number) => {
+            return format!("id-mapping lower layer {number}: {}", text(*error));
+        }
         Step::Create => "making the overlay",
         Step::Attach => "putting it on the target",
         Step::Propagation => "changing the propagation type",
     };
-    format!("{step}: {}", errno::text(*error).unwrap_or("unknown error"))
+    format!("{step}: {}", text(*error))
+}
+
+fn text(error: Errno) -> &'static str {
+    errno::text(error).unwrap_or("unknown error")
 }
 
 #[cfg(test)]
@@ -97,7 +108,9 @@ mod tests {
         let carried = format!("extraoption={SECRET},io.katacontainers.volume={SECRET}");
         let all =
             format!("{carried},lowerdir={lower},upperdir={upper},workdir={work},ro,{carried}");
-        ["", ",private", ",context=\"a,b\""].map(|more| (all.clone() + more).into_bytes()).into()
+        ["", ",private", ",uidmap=0:1:2,gidmap=0:1:2", ",context=\"a,b\""]
+            .map(|more| (all.clone() + more).into_bytes())
+            .into()
     }
 
     /// What must hold for every mount on every system: see ARCHITECTURE.md.

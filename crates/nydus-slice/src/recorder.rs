@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use overlay_mount::table::ms;
@@ -140,8 +140,57 @@ impl Kernel for Recorder {
         self.done("umount2(\".\", MNT_DETACH)".to_owned(), None)
     }
 
-    fn open_context(&self) -> Result<Descriptor> {
-        let call = "fsopen(\"overlay\", FSOPEN_CLOEXEC)".to_owned();
+    fn open_at(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
+        let (dir, path) = (dir.number, self.text(path));
+        Ok(self.opened(format!("openat({dir}, {path}, O_PATH|O_DIRECTORY|O_CLOEXEC)")))
+    }
+
+    fn open_file(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
+        let (dir, path) = (dir.number, self.text(path));
+        Ok(self.opened(format!("openat({dir}, {path}, O_RDONLY|O_CLOEXEC)")))
+    }
+
+    fn make_dir(&self, dir: &Descriptor, path: &CStr) -> Result<()> {
+        self.done(format!("mkdirat({}, {}, 0700)", dir.number, self.text(path)), None)
+    }
+
+    /// Five calls of this process; the child's are its own.
+    fn user_namespace(&self, proc: &Descriptor, uids: &CStr, gids: &CStr) -> Result<Descriptor> {
+        self.done("clone(CLONE_NEWUSER|SIGCHLD)".to_owned(), None)?;
+        for (name, map) in [("uid_map", uids), ("gid_map", gids)] {
+            let file = self.open_file(proc, &path_of_child(name))?;
+            self.done(format!("write({}, {})", file.number, self.text(map)), None)?;
+        }
+        self.open_file(proc, &path_of_child("ns/user"))
+    }
+
+    fn leave_mount_namespace(&self) -> Result<()> {
+        self.done("unshare(CLONE_NEWNS)".to_owned(), None)
+    }
+
+    fn make_private(&self) -> Result<()> {
+        self.done("mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE, NULL)".to_owned(), None)
+    }
+
+    fn enter_mount_namespace(&self, namespace: &Descriptor) -> Result<()> {
+        self.done(format!("setns({}, CLONE_NEWNS)", namespace.number), None)
+    }
+
+    fn copy_mount(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
+        let (dir, path) = (dir.number, self.text(path));
+        let flags = "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH";
+        Ok(self.opened(format!("open_tree({dir}, {path}, {flags})")))
+    }
+
+    fn set_id_map(&self, mount: &Descriptor, users: &Descriptor) -> Result<()> {
+        let attributes = format!("{{MOUNT_ATTR_IDMAP, userns_fd={}}}", users.number);
+        let fails = self.pretends(Pretend::NoIdMap).then_some(Errno::INVAL);
+        let mount = mount.number;
+        self.done(format!("mount_setattr({mount}, \"\", AT_EMPTY_PATH, {attributes})"), fails)
+    }
+
+    fn open_context(&self, kind: &CStr) -> Result<Descriptor> {
+        let call = format!("fsopen({}, FSOPEN_CLOEXEC)", self.text(kind));
         if self.pretends(Pretend::NoFsopen) {
             self.done(call.clone(), Some(Errno::NOSYS))?;
         }
@@ -179,6 +228,10 @@ impl Kernel for Recorder {
         let (mount, target) = (mount.number, target.number);
         self.done(format!("move_mount({mount}, \"\", {target}, \"\", {flags})"), None)
     }
+}
+
+fn path_of_child(name: &str) -> CString {
+    CString::new(format!("CHILD/{name}")).unwrap_or_default()
 }
 
 const MOUNT_FLAGS: &[(u32, &str)] = &[

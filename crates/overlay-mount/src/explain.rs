@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use crate::buf::Line;
 use crate::context::configure;
-use crate::inspect::{Problem, first_problem};
+use crate::inspect::{Problem, directories, first_problem};
 use crate::options::{OptionStrings, Options, Refusal};
 use crate::sys::{Kernel, Linux};
 use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step, errno};
@@ -48,15 +48,39 @@ fn at_step<'a, O: OptionStrings<'a>>(
         Step::Target => reason(line.text("target"), errno),
         Step::Attach => reason(line.text("target cannot be mounted on any more"), errno),
         Step::Propagation => reason(line.text("changing the propagation type"), errno),
-        Step::Create if errno == Errno::PERM => {
+        Step::Create | Step::IdMaps if errno == Errno::PERM => {
             line.text("must be root (CAP_SYS_ADMIN)");
             reason(line, errno);
         }
-        Step::Create => match Options::read(request.strings.clone(), || Linux.lsm()) {
+        Step::IdMaps => reason(line.text("mapping ids by uidmap= and gidmap="), errno),
+        Step::IdMap(number) => match request.read(|| Linux.lsm()) {
+            Ok(options) => not_mappable(&options, number, errno, line),
+            Err(_) => reason(line.text("id-mapped layer"), errno),
+        },
+        Step::Create => match request.read(|| Linux.lsm()) {
             Ok(options) => at_fault(request, &options, errno, line),
             Err(_) => reason(line.text("overlay"), errno),
         },
     }
+}
+
+/// A layer that could not be id-mapped, and its file system if that is why.
+fn not_mappable<'a, O: OptionStrings<'a>>(
+    options: &Options<O>,
+    number: usize,
+    errno: Errno,
+    line: &mut Line,
+) {
+    if let Some(layer) = directories(options).nth(number - 1) {
+        layer.describe(line);
+        if matches!(errno, Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) {
+            line.text(" is on ").text(layer.file_system().unwrap_or("a file system"));
+            line.text(", which cannot be id-mapped here (uidmap=, gidmap=)");
+        } else if errno == Errno::NOSYS {
+            line.text(" cannot be id-mapped by this kernel (uidmap=, gidmap=)");
+        }
+    }
+    reason(line, errno);
 }
 
 /// What the kernel answered: ": no such file or directory".
@@ -99,7 +123,7 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
     options: &Options<O>,
     line: &mut Line,
 ) -> bool {
-    let Ok(context) = Linux.open_context() else { return false };
+    let Ok(context) = Linux.open_context(c"overlay") else { return false };
     let kernel_log = KernelLog::from_now();
     let configured = configure(&Linux, &context, request.source, options);
     let mut text = [0; 512];
@@ -125,6 +149,9 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
 fn too_long<'a, O: OptionStrings<'a>>(options: &Options<O>, line: &mut Line) {
     let total = options.data_len;
     line.text("overlay");
+    if options.id_mapped {
+        line.text(" on id-mapped layers, which Linux takes from 5.19 on");
+    }
     if total > crate::MOUNT_DATA_MAX {
         line.text(" (").number(total).text(" bytes of options, this kernel takes ");
         line.number(crate::MOUNT_DATA_MAX).text(" in one string, or ");

@@ -65,13 +65,36 @@ pub enum Problem<'a> {
 }
 
 impl Directory<'_> {
+    /// Its path; `None` if it is too long for the kernel.
+    pub fn unescaped(&self) -> Option<PathBuf> {
+        if self.escaped { unescape(self.path) } else { PathBuf::of(self.path) }
+    }
+
     fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if self.escaped { unescape(self.path) } else { PathBuf::of(self.path) };
-        let path = path.ok_or(Errno::NAMETOOLONG)?;
+        let path = self.unescaped().ok_or(Errno::NAMETOOLONG)?;
         rustix::fs::openat(CWD, path.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
     }
 
-    fn describe(&self, line: &mut Line) {
+    /// Type of the file system that it is on, if that is one which cannot be id-mapped everywhere
+    /// (`linux/magic.h`).
+    pub(crate) fn file_system(&self) -> Option<&'static str> {
+        const TYPES: [(u64, &str); 7] = [
+            (0x6573_5546, "fuse"),
+            (0x794c_7630, "overlay"),
+            (0xe0f5_e1e2, "erofs"),
+            (0x0102_1994, "tmpfs"),
+            (0x7371_7368, "squashfs"),
+            (0x6969, "nfs"),
+            (0x2fc1_2fc1, "zfs"),
+        ];
+        let fs = rustix::fs::fstatfs(self.open(OFlags::PATH).ok()?).ok()?;
+        // The type of `f_type` differs by architecture.
+        #[allow(clippy::unnecessary_cast)]
+        let magic = fs.f_type as u64 & 0xffff_ffff;
+        TYPES.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+    }
+
+    pub(crate) fn describe(&self, line: &mut Line) {
         match self.role {
             Role::Lower { number, of } => {
                 line.text("lower layer ").number(number).text(" of ").number(of).text(" ")

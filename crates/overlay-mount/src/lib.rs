@@ -11,16 +11,18 @@
 //! The way from words to a mount is [`mount`]; every system call goes through the [`Kernel`]
 //! trait, so that the same code can be replayed against a recorder.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod buf;
 mod context;
 pub mod errno;
 mod explain;
+pub mod idmap;
 pub mod inspect;
 pub mod layers;
 mod mount;
 mod options;
+pub mod raw;
 mod shorten;
 pub mod sys;
 pub mod table;
@@ -28,7 +30,7 @@ pub mod words;
 
 pub use explain::explain;
 pub use mount::{Failure, Request, Step, Way, mount};
-pub use options::{Lsm, OptionStrings, Options, Refusal};
+pub use options::{Caller, Lsm, OptionStrings, Options, Refusal};
 pub use sys::{Kernel, Linux};
 
 /// Bytes that one `mount(2)` call takes as data: a page less the final NUL (mount(2)).

@@ -9,6 +9,9 @@
 //!    (6.7), long paths by descriptor (6.13).
 //! 3. [`Way::CommonDir`] and [`Way::Numbers`]: `mount(2)` with shorter names for the same
 //!    layers, which hide the paths from mountinfo.
+//!
+//! Id-mapped layers ([`crate::idmap`]) are prepared in a mount namespace of their own (5.19), from
+//! which the new mount is brought back; the overlay itself is made there by one of these ways.
 
 use core::ffi::CStr;
 use rustix::io::Errno;
@@ -16,7 +19,9 @@ use rustix::io::Errno;
 use crate::MOUNT_DATA_MAX;
 use crate::buf::{CBuf, Data};
 use crate::context;
-use crate::options::{Lsm, OptionStrings, Options, Refusal};
+use crate::idmap::{self, Private};
+use crate::inspect::{Directory, Role, directories};
+use crate::options::{Caller, Lsm, OptionStrings, Options, Refusal};
 use crate::shorten;
 use crate::sys::Kernel;
 
@@ -27,6 +32,8 @@ pub struct Request<'a, O> {
     pub source: &'a CStr,
     /// The directory to mount on.
     pub target: &'a CStr,
+    /// By whose rules the options are read.
+    pub caller: Caller,
     /// The values of the `-o` options, in order.
     pub strings: O,
 }
@@ -37,7 +44,11 @@ impl<'a, O: OptionStrings<'a>> Request<'a, O> {
     /// # Errors
     /// A word that is refused.
     pub fn check(&self) -> Result<(), Failure<'a>> {
-        Options::read(self.strings.clone(), Lsm::default).map(|_| ()).map_err(Failure::Refused)
+        self.read(Lsm::default).map(|_| ()).map_err(Failure::Refused)
+    }
+
+    pub(crate) fn read(&self, lsm: impl FnOnce() -> Lsm) -> Result<Options<O>, Refusal<'a>> {
+        Options::read(self.caller, self.strings.clone(), lsm)
     }
 }
 
@@ -59,6 +70,10 @@ pub enum Way {
 pub enum Step {
     /// Opening the target.
     Target,
+    /// Preparing the maps of `uidmap=` and `gidmap=`.
+    IdMaps,
+    /// Id-mapping the lower layer of this number, counted from 1.
+    IdMap(usize),
     /// Making the overlay.
     Create,
     /// Putting it on the target.
@@ -92,11 +107,11 @@ pub fn mount<'a, K: Kernel, O: OptionStrings<'a>>(
     kernel: &K,
     request: &Request<'a, O>,
 ) -> Result<Way, Failure<'a>> {
-    let options = Options::read(request.strings.clone(), || kernel.lsm());
-    let options = options.map_err(Failure::Refused)?;
+    let options = request.read(|| kernel.lsm()).map_err(Failure::Refused)?;
     let target = kernel.open(request.target).map_err(|e| Failure::Failed(Step::Target, e))?;
     let mount = Mount { kernel, request, options, target };
-    mount.run().map_err(|(step, errno)| Failure::Failed(step, errno))
+    let outcome = if mount.options.id_mapped { mount.id_mapped() } else { mount.run() };
+    outcome.map_err(|(step, errno)| Failure::Failed(step, errno))
 }
 
 type Outcome<T = Way> = Result<T, (Step, Errno)>;
@@ -124,6 +139,35 @@ impl<'a, K: Kernel, O: OptionStrings<'a>> Mount<'_, 'a, K, O> {
             Err((Step::Create, errno)) => self.older().unwrap_or(Err((Step::Create, errno))),
             outcome => outcome,
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn id_mapped(&self) -> Outcome {
+        let maps = [b"uidmap", b"gidmap"].map(|key| self.options.id_map(key));
+        let private = Private::enter(self.kernel, maps.each_ref()).map_err(at(Step::IdMaps))?;
+        let made = self.make_in(&private);
+        private.leave().map_err(at(Step::IdMaps))?;
+        let (way, mount) = made?;
+        self.kernel.attach(&mount, &self.target).map_err(at(Step::Attach))?;
+        self.change_propagation(&mount)?;
+        Ok(way)
+    }
+
+    /// The overlay on id-mapped layers, as a mount of no namespace.
+    fn make_in(&self, private: &Private<'_, K>) -> Outcome<(Way, K::Fd)> {
+        let lower = |directory: &Directory<'_>| matches!(directory.role, Role::Lower { .. });
+        for (directory, number) in directories(&self.options).filter(lower).zip(1..) {
+            let covered = idmap::cover(self.kernel, directory.unescaped(), &private.users);
+            covered.map_err(at(Step::IdMap(number)))?;
+        }
+        let (scratch, target) = private.place().map_err(at(Step::IdMaps))?;
+        let (kernel, request) = (self.kernel, self.request);
+        // Its propagation changes where it will be.
+        let mut options = self.options.clone();
+        options.propagation = false;
+        let way = Mount { kernel, request, options, target }.run()?;
+        Ok((way, private.take(&scratch).map_err(at(Step::Create))?))
     }
 
     /// Way 1; `None` if the words do not fit or no path leads to the target.
@@ -184,7 +228,7 @@ impl<'a, K: Kernel, O: OptionStrings<'a>> Mount<'_, 'a, K, O> {
     #[inline(never)]
     fn context(&self) -> Outcome {
         let (kernel, options) = (self.kernel, &self.options);
-        let context = kernel.open_context().map_err(at(Step::Create))?;
+        let context = kernel.open_context(c"overlay").map_err(at(Step::Create))?;
         context::configure(kernel, &context, self.request.source, options)
             .map_err(|refused| (Step::Create, refused.errno))?;
         kernel.create(&context).map_err(at(Step::Create))?;

@@ -1,6 +1,7 @@
 //! Option strings read against the table: what the mount's flags are, what the kernel gets.
 
 use crate::buf::CBuf;
+use crate::idmap::{self, IdMap};
 use crate::layers::layers;
 use crate::table::{Effect, effect, ms};
 use crate::words::{key_value, words};
@@ -18,6 +19,32 @@ pub struct Lsm {
     /// Smack.
     pub smack: bool,
 }
+
+/// By whose rules option strings are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caller {
+    /// `mount(8)`, or anybody else.
+    #[default]
+    Any,
+    /// Who calls `mount.fuse`: that drops `user` and `users`, acts on `setuid=` and
+    /// `drop_privileges`, makes one string of all, and ends it with `dev` and `suid` unless
+    /// `nodev` and `nosuid` are in it (mount.fuse3 of libfuse 3.14).
+    MountFuse,
+}
+
+impl Caller {
+    fn effect(self, word: &[u8]) -> Option<Effect> {
+        match word {
+            _ if self == Self::Any => effect(word),
+            b"user" | b"users" => Some(Effect::Ignore),
+            b"drop_privileges" => Some(Effect::Refuse(ROOT)),
+            _ if word.starts_with(b"setuid=") => Some(Effect::Refuse(ROOT)),
+            _ => effect(word),
+        }
+    }
+}
+
+const ROOT: &str = "an overlay is mounted by root";
 
 /// A word that asks for what is not done here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +66,8 @@ pub struct Options<O> {
     pub data_len: usize,
     /// Whether the propagation type changes after the mount.
     pub propagation: bool,
+    /// Whether the lower layers are id-mapped.
+    pub id_mapped: bool,
     /// Whether a word for the kernel may hold a path that depends on the working directory.
     pub relative: bool,
 }
@@ -48,21 +77,37 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
     ///
     /// # Errors
     /// The first word that is refused; no word for a lower layer.
-    pub fn read(strings: O, lsm: impl FnOnce() -> Lsm) -> Result<Self, Refusal<'a>> {
+    pub fn read(
+        caller: Caller,
+        strings: O,
+        lsm: impl FnOnce() -> Lsm,
+    ) -> Result<Self, Refusal<'a>> {
         let is_lsm = |word| matches!(effect(word), Some(Effect::SeLinux | Effect::Smack));
         let lsm = if strings.clone().flat_map(words).any(is_lsm) { lsm() } else { Lsm::default() };
-        let mut options =
-            Self { strings, lsm, flags: 0, data_len: 0, propagation: false, relative: false };
-        let mut lower = false;
-        if let Some(nameless) = options.strings.clone().find(|string| is_nameless(string)) {
+        let mut options = Self {
+            strings,
+            lsm,
+            flags: 0,
+            data_len: 0,
+            propagation: false,
+            id_mapped: false,
+            relative: false,
+        };
+        let (mut lower, mut nodev, mut nosuid) = (false, false, false);
+        let separate = if caller == Caller::MountFuse { 1 } else { usize::MAX };
+        let mut separate = options.strings.clone().take(separate);
+        if let Some(nameless) = separate.find(|string| is_nameless(string)) {
             return Err(Refusal::Word(words(nameless).next().unwrap_or(b""), "it has no name"));
         }
         for word in options.strings.clone().flat_map(words) {
-            match effect(word) {
+            nodev |= word == b"nodev";
+            nosuid |= word == b"nosuid";
+            match caller.effect(word) {
                 Some(Effect::Refuse(why)) => return Err(Refusal::Word(word, why)),
                 Some(Effect::Set(flags)) => options.flags |= flags,
                 Some(Effect::Clear(flags)) => options.flags &= !flags,
                 Some(Effect::Propagation(_)) => options.propagation = true,
+                Some(Effect::IdMap) => options.id_mapped = true,
                 other if !reaches_kernel(other, lsm) => {}
                 _ => {
                     options.data_len += usize::from(options.data_len > 0) + word.len();
@@ -70,6 +115,13 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
                     lower |= is_lower(word);
                 }
             }
+        }
+        if caller == Caller::MountFuse {
+            options.flags &= !if nodev { 0 } else { ms::NODEV };
+            options.flags &= !if nosuid { 0 } else { ms::NOSUID };
+        }
+        if options.id_mapped {
+            options.check_id_maps()?;
         }
         if lower { Ok(options) } else { Err(Refusal::NoLower) }
     }
@@ -92,6 +144,32 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
             }
             _ => None,
         })
+    }
+
+    /// Both maps must be there, and each be one.
+    #[cold]
+    fn check_id_maps(&self) -> Result<(), Refusal<'a>> {
+        for word in self.id_maps() {
+            let value = key_value(word).1.unwrap_or_default();
+            idmap::read(value).map_err(|why| Refusal::Word(word, why))?;
+        }
+        let named = |key: &[u8]| self.id_maps().find(|word| key_value(word).0 == key);
+        match (named(b"uidmap"), named(b"gidmap")) {
+            (Some(word), None) | (None, Some(word)) => {
+                Err(Refusal::Word(word, "uidmap= and gidmap= go together"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn id_maps(&self) -> impl Iterator<Item = &'a [u8]> + use<'a, O> {
+        self.strings.clone().flat_map(words).filter(|word| effect(word) == Some(Effect::IdMap))
+    }
+
+    /// The map that the last `key=` asks for; empty if there is none.
+    pub(crate) fn id_map(&self, key: &[u8]) -> IdMap {
+        let value = self.id_maps().filter_map(|word| value_of(word, key)).last();
+        value.and_then(|value| idmap::read(value).ok()).unwrap_or_default()
     }
 
     /// The value of the last `key=` among the words for the kernel: the one that counts there.
@@ -169,7 +247,7 @@ mod tests {
 
     fn read<'a>(strings: &'a [&'a str]) -> Result<(u32, String, bool), Refusal<'a>> {
         let strings = strings.iter().map(|string| string.as_bytes());
-        let options = Options::read(strings, || Lsm { selinux: true, smack: false })?;
+        let options = Options::read(Caller::Any, strings, || Lsm { selinux: true, smack: false })?;
         let kept = options.kept().collect::<Vec<_>>().join(&b','.to_owned());
         assert_eq!(options.data_len, kept.len());
         Ok((options.flags, String::from_utf8_lossy(&kept).into_owned(), options.relative))
@@ -195,6 +273,7 @@ mod tests {
                 true,
             ),
             (&["context=\"a,b\",smackfsdef=x,lowerdir=/a"], 0, "context=\"a,b\",lowerdir=/a", true),
+            (&["lowerdir=/a,uidmap=0:1:2,3:4:5,gidmap=0:1:2,ro"], ms::RDONLY, "lowerdir=/a", false),
             (&["x-a,X-b,comment=c,nofail,_netdev,loop=/l,lowerdir=/a"], 0, "lowerdir=/a", false),
         ];
         for (strings, flags, kept, relative) in table {
@@ -203,9 +282,32 @@ mod tests {
     }
 
     #[test]
+    fn as_mount_fuse_calls() {
+        let table: &[(&[&str], u32)] = &[
+            (&["lowerdir=/a", "user"], 0),
+            (&["lowerdir=/a,nodev,users"], ms::NODEV),
+            (&["lowerdir=/a", "nodev", "nosuid", "dev"], ms::NOSUID),
+            (&["owner", "lowerdir=/a", "=x"], 0),
+            (&["owner,nosuid", "lowerdir=/a"], ms::NOSUID),
+            (&["nodev=,noexec", "lowerdir=/a"], ms::NOEXEC),
+        ];
+        for (strings, flags) in table {
+            let bytes = strings.iter().map(|string| string.as_bytes());
+            let options = Options::read(Caller::MountFuse, bytes, Lsm::default);
+            assert_eq!(options.map(|options| options.flags).ok(), Some(*flags), "{strings:?}");
+        }
+        for strings in [["lowerdir=/a", "setuid=1"], ["lowerdir=/a", "drop_privileges"]] {
+            let bytes = strings.iter().map(|string| string.as_bytes());
+            let options = Options::read(Caller::MountFuse, bytes, Lsm::default);
+            let refused = Refusal::Word(strings[1].as_bytes(), ROOT);
+            assert_eq!(options.map(|_| ()), Err(refused));
+        }
+    }
+
+    #[test]
     fn each_propagation_type_counts_once() {
         let string: &[u8] = b"lowerdir=/a,slave,rprivate,rslave,private,shared,rshared";
-        let options = Options::read([string].into_iter(), Lsm::default).ok().unwrap();
+        let options = Options::read(Caller::Any, [string].into_iter(), Lsm::default).ok().unwrap();
         let expected = [ms::SLAVE, ms::PRIVATE | ms::REC, ms::SHARED];
         assert!(options.propagation && options.propagation().eq(expected));
     }
@@ -213,6 +315,18 @@ mod tests {
     #[test]
     fn refused() {
         assert_eq!(read(&["upperdir=/u,extraoption=lowerdir="]), Err(Refusal::NoLower));
+        for (string, refused) in [
+            ("lowerdir=/a,uidmap=0:1:2", "uidmap=0:1:2"),
+            ("gidmap=0:1:2,lowerdir=/a,gidmap=0:1:2", "gidmap=0:1:2"),
+            ("lowerdir=/a,uidmap=0:1:2,gidmap=0:1", "gidmap=0:1"),
+            ("lowerdir=/a,uidmap=0:1:0,0:1:2,gidmap=0:1:2", "uidmap=0:1:0,0:1:2"),
+            ("lowerdir=/a,uidmap,gidmap=0:1:2", "uidmap"),
+        ] {
+            let is_it = |word: &[u8]| word == refused.as_bytes();
+            let strings = [string];
+            let answer = read(&strings);
+            assert!(matches!(answer, Err(Refusal::Word(word, _)) if is_it(word)), "{answer:?}");
+        }
         for string in ["=x,lowerdir=/a", "'x,lowerdir=/a", " ro,lowerdir=/a"] {
             assert!(matches!(read(&[string]), Err(Refusal::Word(_, "it has no name"))), "{string}");
         }

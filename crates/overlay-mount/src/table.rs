@@ -44,6 +44,8 @@ pub enum Effect {
     Ignore,
     /// Is meant for another reader of the mount and may hold credentials: dropped, never shown.
     Carried,
+    /// Ids of the lower layers' owners are mapped.
+    IdMap,
     /// Goes to the kernel where SELinux is on, dropped elsewhere.
     SeLinux,
     /// Goes to the kernel where Smack is on, dropped elsewhere.
@@ -86,7 +88,7 @@ const fn prefix(name: &'static str, effect: Effect) -> Entry {
     Entry { name, form: Form::Prefix, effect }
 }
 
-use Effect::{Carried, Clear, Ignore, Implies, Propagation, Refuse, SeLinux, Set, Smack};
+use Effect::{Carried, Clear, IdMap, Ignore, Implies, Propagation, Refuse, SeLinux, Set, Smack};
 
 const SECURE: u32 = ms::NOSUID | ms::NODEV | ms::NOEXEC;
 const OWNER_SECURE: u32 = ms::NOSUID | ms::NODEV;
@@ -96,6 +98,8 @@ const NOT_A_MOUNT: &str = "only new overlay mounts are made here";
 pub const TABLE: &[Entry] = &[
     value("extraoption", Carried),
     value("io.katacontainers.volume", Carried),
+    value("uidmap", IdMap),
+    value("gidmap", IdMap),
     bare("ro", Set(ms::RDONLY)),
     bare("rw", Clear(ms::RDONLY)),
     bare("nosuid", Set(ms::NOSUID)),
@@ -288,6 +292,12 @@ pub const DIFFERENCES: &[Difference] = &[
         "dropped, never shown",
         "they are for a VM runtime and may hold credentials",
     ),
+    differs(
+        "uidmap=, gidmap=",
+        "passed to the kernel, which refuses them",
+        "maps the ids of the lower layers' owners",
+        "containerd leaves it to the helper",
+    ),
 ];
 
 #[cfg(test)]
@@ -351,6 +361,8 @@ mod tests {
             ("mode=755", None),
             ("=ro", None),
             ("private=1", None),
+            ("uidmap=0:1:2", Some(IdMap)),
+            ("gidmap", Some(IdMap)),
             ("rslave", Some(Propagation(ms::SLAVE | ms::REC))),
         ];
         for (word, expected) in table {

@@ -3,12 +3,18 @@
 //! A comma ends a word unless a backslash makes a letter of it, as one can of a backslash: so
 //! overlayfs itself splits its data. A double quote groups only
 //! directly after the `=` of an SELinux context word, and only if it is closed: elsewhere it is
-//! a letter of a path, as it is for the kernel.
+//! a letter of a path, as it is for the kernel. After `uidmap=` and `gidmap=` a comma does not
+//! end the word before another range of ids: so containerd writes several.
 
 use core::ops::Range;
 
+use crate::idmap::range_of;
+
 /// SELinux words whose quoted value may hold commas (mount(8), "context=").
 const QUOTED: [&[u8]; 4] = [b"context=", b"fscontext=", b"defcontext=", b"rootcontext="];
+
+/// Words whose value is a list of ranges of ids.
+const ID_MAPS: [&[u8]; 2] = [b"uidmap=", b"gidmap="];
 
 /// The words of `string`, in order, empty ones left out.
 pub fn words(string: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
@@ -35,7 +41,17 @@ fn word_end(string: &[u8], start: usize) -> usize {
     while at < string.len() && string[at] != b',' {
         at += if string[at] == b'\\' { 2 } else { 1 };
     }
-    at.min(string.len())
+    at = at.min(string.len());
+    if ID_MAPS.iter().any(|key| string[start..].starts_with(key)) {
+        while let Some(more) = string[at..].strip_prefix(b",") {
+            let range = more.split(|byte| *byte == b',').next().unwrap_or_default();
+            if range_of(range).is_none() {
+                break;
+            }
+            at += 1 + range.len();
+        }
+    }
+    at
 }
 
 /// Length of `context="…"` at the start of `rest`, 0 where there is none.
@@ -87,6 +103,11 @@ mod tests {
             ),
             (b"xcontext=\"a,b\"", &[b"xcontext=\"a", b"b\""]),
             (b"lowerdir=\xff,b", &[b"lowerdir=\xff", b"b"]),
+            (b"uidmap=0:1:2,3:4:5,a", &[b"uidmap=0:1:2,3:4:5", b"a"]),
+            (b"a,gidmap=0:1:2,3:4:5,,6:7:8", &[b"a", b"gidmap=0:1:2,3:4:5", b"6:7:8"]),
+            (b"uidmap=,3:4:5", &[b"uidmap=,3:4:5"]),
+            (b"uidmap=0:1:2,3:4", &[b"uidmap=0:1:2", b"3:4"]),
+            (b"uidmap,3:4:5", &[b"uidmap", b"3:4:5"]),
         ];
         for (input, expected) in table {
             assert_eq!(words(input).collect::<Vec<_>>(), *expected, "{:?}", input.escape_ascii());

@@ -7,7 +7,7 @@ use nydus_overlayfs::secrets::blank;
 use overlay_mount::layers::{check, layers, unescape};
 use overlay_mount::table::{Effect, effect};
 use overlay_mount::words::{key_value, ranges, words as split};
-use overlay_mount::{Lsm, Options};
+use overlay_mount::{Caller, Lsm, Options};
 
 /// Takes the bytes as an option string, as a `lowerdir=` value and as a path.
 ///
@@ -83,7 +83,7 @@ fn kernel_gets_words_in_order(data: &[u8]) {
     for selinux in [false, true] {
         let lsm = Lsm { selinux, smack: !selinux };
         let strings = [data, b"lowerdir=/a:/b"];
-        let Ok(options) = Options::read(strings.into_iter(), || lsm) else { continue };
+        let Ok(options) = Options::read(Caller::Any, strings.into_iter(), || lsm) else { continue };
         let mut all = strings.into_iter().flat_map(split);
         for word in options.kept() {
             assert!(all.any(|other| other == word), "words change or their order does");

@@ -1,0 +1,106 @@
+//! The system calls that rustix has not: all of this library's unsafe code.
+#![allow(unsafe_code)]
+
+use core::ffi::{CStr, c_char};
+use rustix::fd::{AsFd, AsRawFd};
+use rustix::io::{Errno, Result};
+
+/// execve(2); returns only when it failed.
+///
+/// # Safety
+/// Both arrays must end with a null pointer and hold pointers to C strings.
+pub unsafe fn execve(
+    file: &CStr,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> Errno {
+    let words = [file.as_ptr() as usize, arguments as usize, environment as usize, 0, 0];
+    // SAFETY: the caller's promise; on success nothing of this program is left.
+    unsafe { call(number::EXECVE, words) }.err().unwrap_or(Errno::INVAL)
+}
+
+/// Starts a child like fork(2), but in a user namespace of its own. The child's process id, in
+/// the child `None`.
+///
+/// # Safety
+/// The process must have one thread, and the child end with [`exit`].
+pub(crate) unsafe fn fork_into_user_namespace() -> Result<Option<u32>> {
+    const CLONE_NEWUSER: usize = 0x1000_0000;
+    const SIGCHLD: usize = 17;
+    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of
+    // all memory.
+    let pid = unsafe { call(number::CLONE, [CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0]) }?;
+    Ok(u32::try_from(pid).ok().filter(|pid| *pid != 0))
+}
+
+/// exit_group(2).
+pub(crate) fn exit() -> ! {
+    loop {
+        // SAFETY: it takes a number and does not return.
+        let _ = unsafe { call(number::EXIT_GROUP, [0; 5]) };
+    }
+}
+
+/// `mount_setattr(tree, "", AT_EMPTY_PATH, {attr_set: MOUNT_ATTR_IDMAP, userns_fd})`.
+pub(crate) fn set_id_map(tree: impl AsFd, users: impl AsFd) -> Result<()> {
+    const MOUNT_SETATTR: usize = 442;
+    const AT_EMPTY_PATH: usize = 0x1000;
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let fd = |fd: &dyn AsRawFd| fd.as_raw_fd().unsigned_abs();
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd (linux/mount.h).
+    let attributes = [MOUNT_ATTR_IDMAP, 0, 0, fd(&users.as_fd()).into()];
+    let (tree, length) = (fd(&tree.as_fd()) as usize, size_of_val(&attributes));
+    let (path, attributes) = (c"".as_ptr() as usize, attributes.as_ptr() as usize);
+    // SAFETY: the path ends with a NUL, the attributes are as long as the kernel is told, and both
+    // live through the call.
+    unsafe { call(MOUNT_SETATTR, [tree, path, AT_EMPTY_PATH, attributes, length]) }.map(|_| ())
+}
+
+/// Numbers that are not the same on all architectures.
+#[cfg(target_arch = "x86_64")]
+mod number {
+    pub(super) const CLONE: usize = 56;
+    pub(super) const EXECVE: usize = 59;
+    pub(super) const EXIT_GROUP: usize = 231;
+}
+
+/// include/uapi/asm-generic/unistd.h of Linux.
+#[cfg(not(target_arch = "x86_64"))]
+mod number {
+    pub(super) const CLONE: usize = 220;
+    pub(super) const EXECVE: usize = 221;
+    pub(super) const EXIT_GROUP: usize = 94;
+}
+
+/// # Safety
+/// As the system call asks.
+unsafe fn call(number: usize, words: [usize; 5]) -> Result<usize> {
+    let [a, b, c, d, e] = words;
+    let answer: isize;
+    // SAFETY: the caller's promise; the registers are those of syscall(2), and the kernel writes
+    // to those that are named as outputs here.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        core::arch::asm!("syscall", inlateout("rax") number => answer, in("rdi") a, in("rsi") b,
+            in("rdx") c, in("r10") d, in("r8") e, lateout("rcx") _, lateout("r11") _,
+            options(nostack));
+    }
+    // SAFETY: the same.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        core::arch::asm!("svc 0", in("x8") number, inlateout("x0") a => answer, in("x1") b,
+            in("x2") c, in("x3") d, in("x4") e, options(nostack));
+    }
+    // SAFETY: the same.
+    #[cfg(target_arch = "riscv64")]
+    unsafe {
+        core::arch::asm!("ecall", in("a7") number, inlateout("a0") a => answer, in("a1") b,
+            in("a2") c, in("a3") d, in("a4") e, options(nostack));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+    compile_error!("system calls of this architecture: add its instruction here, see syscall(2)");
+    match answer {
+        -4095..0 => Err(Errno::from_raw_os_error(i32::try_from(-answer).unwrap_or(0))),
+        answer => Ok(answer.unsigned_abs()),
+    }
+}
