@@ -40,6 +40,20 @@ const PARTS: &[Part] = &[
         with: "",
     },
     Part {
+        name: "erofs-utils",
+        packages: &["erofs-utils"],
+        suites: &["bookworm"],
+        required: false,
+        with: "",
+    },
+    Part {
+        name: "fuse-overlayfs",
+        packages: &["fuse-overlayfs"],
+        suites: &["bookworm"],
+        required: false,
+        with: "",
+    },
+    Part {
         name: "nydus-snapshotter",
         packages: &["nydus-snapshotter"],
         suites: &["trixie", "sid"],

@@ -10,6 +10,7 @@ pub fn text(errno: Errno) -> Option<&'static str> {
         Errno::IO => "input/output error",
         Errno::NXIO => "no such device or address",
         Errno::TOOBIG => "argument list too long",
+        Errno::NOEXEC => "exec format error",
         Errno::BADF => "bad file descriptor",
         Errno::NOMEM => "cannot allocate memory",
         Errno::ACCESS => "permission denied",

@@ -25,6 +25,7 @@ use tonic::{Request, Status};
 use vm_shim::shim::settings::Settings;
 
 /// The versions with which we test: a folder and, where there are two ways to pull, the second.
+/// With ` front` behind it, the helper is its `mount.fuse`.
 pub const VERSIONS: [&str; 4] =
     ["containerd-1.6", "containerd-1.7", "containerd-2.1", "containerd-2.1 transfer"];
 
@@ -53,7 +54,7 @@ impl Containerd {
         let folder = version.split(' ').next()?;
         let programs = tool(folder)?.join("usr/bin");
         let directory = stage.join(folder);
-        let links = settings::links(&directory)?;
+        let links = settings::links(&directory, version)?;
         let config = directory.join("config.toml");
         fs::write(&config, settings::text(version, &directory, plugin, root))
             .expect("a configuration");

@@ -42,6 +42,9 @@ fn nydus_images_are_read_lazily() {
         case(new, "dedicated", Rafs::V6, "fuse3.nydus-overlayfs"),
         case(new, "shared", Rafs::V6, "HERE/nydus-overlayfs-own"),
         case(transfer, "dedicated", Rafs::V5, "nydus-overlayfs"),
+        case("containerd-1.6 front", "dedicated", Rafs::V6, "nydus-overlayfs"),
+        case("containerd-1.7 front", "shared", Rafs::V6, "fuse3.nydus-overlayfs"),
+        case("containerd-2.1 front", "dedicated", Rafs::V6, "HERE/nydus-overlayfs-own"),
     ];
     for case in table {
         on(case, |node| {

@@ -48,12 +48,29 @@ fn through_the_real_mount_fuse() {
     });
 }
 
+#[test]
+fn as_mount_fuse() {
+    let bin = tempfile::tempdir().expect("a directory");
+    let front = bin.path().join("mount.fuse");
+    symlink(helper(), &front).expect("a link to the helper");
+    run("as mount.fuse", 2_000, &|words, target| {
+        let mut command = Command::new(&front);
+        command.arg("overlay").arg(target);
+        for word in words {
+            command.arg("-o").arg(OsStr::from_bytes(word));
+        }
+        command.args(["-t", "nydus-overlayfs"]);
+        (command, through_mount_fuse(&join(words)))
+    });
+}
+
 /// Words that the generator never asks for would be compared by nobody.
 #[test]
 fn every_word_of_the_table_is_generated() {
     for entry in TABLE {
         let known = match entry.effect {
-            Effect::Carried => true,
+            // Those of ids have a tier of their own.
+            Effect::Carried | Effect::IdMap => true,
             Effect::Refuse(_) => DELIBERATE.iter().any(|word| word.starts_with(entry.name)),
             _ if matches!(entry.name, "nofail" | "x-" | "X-") => true,
             _ => COMMON.contains(&entry.name),

@@ -53,6 +53,8 @@ const TABLE: &[Row] = &[
     ("secrets", "carried values are shown nowhere", When::Always, How::EndToEnd, 300),
     ("layers", "1 to 501 layers, nasty paths", When::Always, How::EndToEnd, 600),
     ("stack", "through the real mount.fuse3", When::Always, How::EndToEnd, 300),
+    ("front", "the helper as mount.fuse", When::Always, How::EndToEnd, 300),
+    ("idmap", "layers with mapped owners", When::Always, How::EndToEnd, 300),
     ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
     ("conformance", "containerd's own suite, in Go", When::Always, How::EndToEnd, 600),
     ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),

@@ -5,16 +5,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-/// A directory of what containerd looks for in its PATH.
-pub(super) fn links(directory: &Path) -> Option<String> {
+/// A directory of what containerd looks for in its PATH. Where the version ends with `front`,
+/// `mount.fuse` is ours, and there is no other helper.
+pub(super) fn links(directory: &Path, version: &str) -> Option<String> {
     let bin = directory.join("bin");
     fs::create_dir_all(&bin).expect("a directory");
-    let fuse3 = programs::mount_fuse3()?;
+    let helper = programs::ours("nydus-overlayfs");
+    let is_front = version.ends_with("front");
+    let fuse = if is_front { helper.clone() } else { programs::mount_fuse3()? };
     for (name, program) in [
         ("runc", tool("runc/usr/sbin/runc")?),
-        ("mount.fuse", fuse3.clone()),
-        ("mount.fuse3", fuse3),
-        ("nydus-overlayfs", programs::ours("nydus-overlayfs")),
+        ("mount.fuse", fuse.clone()),
+        ("mount.fuse3", fuse),
+        (if is_front { "unused" } else { "nydus-overlayfs" }, helper),
     ] {
         symlink(fs::canonicalize(program).expect(name), bin.join(name)).expect(name);
     }

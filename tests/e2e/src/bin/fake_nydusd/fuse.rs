@@ -1,12 +1,11 @@
 //! The FUSE protocol, as fuse(4) and linux/fuse.h tell it.
 
 use crate::{Daemon, Fake};
+use nydus_e2e::fuse::{DIRECTORY, FILE, Node, bytes, entries, long, part, serve_one, word};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 const TEXT: &[u8] = b"from the image\n";
-/// The largest request: as fuse(4) wants it, with space for the headers.
-const REQUEST: usize = 64 << 10;
 const ROOT: u64 = 1;
 const HELLO: u64 = 2;
 /// Directories of the images of a shared daemon have their number added to this.
@@ -25,29 +24,13 @@ impl Fake {
     /// Serves until the session ends.
     pub(super) fn serve(&self, session: &File) -> io::Error {
         loop {
-            match self.serve_one(session) {
+            match serve_one(session, |request| self.reply(request)) {
                 Ok(()) => {}
                 // Who asked has gone meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return error,
             }
         }
-    }
-
-    fn serve_one(&self, mut session: &File) -> io::Result<()> {
-        let mut request = vec![0; REQUEST];
-        let length = session.read(&mut request)?;
-        request.truncate(length);
-        let (error, reply) = match self.reply(&request) {
-            None => return Ok(()),
-            Some(Ok(reply)) => (0, reply),
-            Some(Err(error)) => (-error, Vec::new()),
-        };
-        let mut answer = (16 + reply.len() as u32).to_ne_bytes().to_vec();
-        answer.extend(error.to_ne_bytes());
-        answer.extend(&request[8..16]);
-        answer.extend(reply);
-        session.write_all(&answer)
     }
 
     /// Nothing for what is not answered.
@@ -98,17 +81,14 @@ impl Fake {
     }
 
     fn listing(&self, directory: u64) -> Vec<u8> {
-        let mut all = Vec::new();
-        for (name, node) in self.daemon().names(directory) {
-            let padded = name.len().next_multiple_of(8);
-            let kind = if node == HELLO { 8 } else { 4 };
-            let next = (all.len() + 24 + padded) as u64;
-            all.extend(bytes(&[node, next]));
-            all.extend([name.len() as u32, kind].map(u32::to_ne_bytes).concat());
-            all.extend(name.bytes().chain(std::iter::repeat_n(0, padded - name.len())));
-        }
-        all
+        let names = self.daemon().names(directory);
+        entries(names.iter().map(|(name, node)| (name.as_str(), *node, *node == HELLO)))
     }
+}
+
+fn attributes(node: u64) -> Vec<u8> {
+    let (mode, size) = if node == HELLO { (FILE, TEXT.len() as u64) } else { (DIRECTORY, 0) };
+    Node { number: node, mode, size, owner: 0 }.attributes()
 }
 
 impl Daemon {
@@ -124,31 +104,4 @@ impl Daemon {
         };
         self.mounts.keys().map(entry).collect()
     }
-}
-
-fn attributes(node: u64) -> Vec<u8> {
-    let (mode, size) = if node == HELLO { (0o100_444, TEXT.len() as u64) } else { (0o40_555, 0) };
-    // Number, size, blocks; no times; mode and links, owner, device and block size.
-    let mut all = bytes(&[node, size, 1, 0, 0, 0]);
-    all.extend([0, 0, 0, mode, 1, 0, 0, 0, 4096, 0].map(u32::to_ne_bytes).concat());
-    all
-}
-
-/// What a read asks for.
-fn part(all: &[u8], body: &[u8]) -> Vec<u8> {
-    let start = all.len().min(long(body, 8) as usize);
-    let end = all.len().min(start + word(body, 16) as usize);
-    all[start..end].to_vec()
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-fn bytes(numbers: &[u64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
