@@ -39,6 +39,14 @@ const PARTS: &[Part] = &[
         required: true,
         with: "",
     },
+    // The yardstick: newer ones parse options in another way.
+    Part {
+        name: "mount-2.38",
+        packages: &["mount"],
+        suites: &["bookworm"],
+        required: false,
+        with: "",
+    },
     Part {
         name: "erofs-utils",
         packages: &["erofs-utils"],

@@ -26,10 +26,13 @@ pub const HELP: &str = "\
 Usage: nydus-overlayfs SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS]... [-t TYPE]
 
 Mounts an overlay file system on TARGET, as mount -t overlay SOURCE TARGET -o OPTIONS would.
-Called by mount.fuse for the type fuse.nydus-overlayfs, or by mount(8).
+Called by mount.fuse for the type fuse.nydus-overlayfs, or by mount(8). Under the name
+mount.fuse or mount.fuse3 it mounts that type itself and runs the next such program in PATH
+for all others.
 
   -o OPTIONS     mount options, separated by commas; may be given several times.
                  extraoption= and io.katacontainers.volume= are dropped
+                 uidmap= and gidmap=C:H:SIZE[,C:H:SIZE]... map the lower layers' owners
   -N NAMESPACE   mount in this mount namespace (a path like /proc/PID/ns/mnt)
   -f             check the command line, mount nothing
   -v             say what was mounted
@@ -38,7 +41,8 @@ Called by mount.fuse for the type fuse.nydus-overlayfs, or by mount(8).
   --help         print this and exit
   --version      print the version and exit
 
-Exit status: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 32 mount failed.
+Exit status: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 32 mount failed;
+126, 127 no other mount.fuse that can be run.
 ";
 
 const PROGRAM: &str = "nydus-overlayfs: ";

@@ -93,6 +93,7 @@ const GROUPS: &[Group] = &[
     ("Change the propagation type of the new mount, in order", |effect| {
         matches!(effect, Effect::Propagation(_))
     }),
+    ("Map the owners of the lower layers", |effect| *effect == Effect::IdMap),
     ("Carried for other readers, dropped and never shown", |effect| *effect == Effect::Carried),
     ("For user space, dropped", |effect| *effect == Effect::Ignore),
     ("For the kernel where SELinux is on, else dropped", |effect| *effect == Effect::SeLinux),

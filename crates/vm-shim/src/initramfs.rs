@@ -10,24 +10,32 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the agent cannot do without; what they depend on comes with them.
-const MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtiofs", "overlay"];
+/// What the agent cannot do without.
+pub const MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtiofs", "overlay"];
 
 const FILE: u32 = 0o100_755;
 const DIRECTORY: u32 = 0o040_755;
 
-/// An archive with the agent and its modules. `modules` is the directory of the kernel's:
-/// `/lib/modules/RELEASE`.
+/// An archive with `init` as the first program, the modules of these names and those that they
+/// depend on, and more programs by the names that they get. `modules` is the directory of the
+/// kernel's: `/lib/modules/RELEASE`.
 ///
 /// # Errors
 /// A file cannot be read, a module is not there.
-pub fn build(agent: &Path, modules: &Path) -> io::Result<Vec<u8>> {
+pub fn build(
+    init: &Path,
+    modules: &Path,
+    names: &[&str],
+    more: &[(&str, &Path)],
+) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for directory in ["dev", "proc", "sys", "run", "modules"] {
         archive.add(directory, DIRECTORY, &[]);
     }
-    archive.add("init", FILE, &fs::read(agent).map_err(|error| named(agent, &error))?);
-    let loaded = Tree::open(modules)?.load()?;
+    for (name, program) in more.iter().copied().chain([("init", init)]) {
+        archive.add(name, FILE, &fs::read(program).map_err(|error| named(program, &error))?);
+    }
+    let loaded = Tree::open(modules)?.load(names)?;
     let order: Vec<_> = loaded.iter().map(|(name, _)| name.as_str()).collect();
     archive.add("modules/order", FILE, order.join("\n").as_bytes());
     for (name, module) in &loaded {
@@ -95,9 +103,9 @@ impl Tree {
     }
 
     /// What is needed, in the order of loading.
-    fn load(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+    fn load(&self, names: &[&str]) -> io::Result<Vec<(String, Vec<u8>)>> {
         let mut loaded = Vec::new();
-        MODULES.iter().try_for_each(|name| self.load_one(name, &mut loaded))?;
+        names.iter().try_for_each(|name| self.load_one(name, &mut loaded))?;
         Ok(loaded)
     }
 
@@ -181,7 +189,7 @@ mod tests {
     #[test]
     fn modules_come_after_what_they_need() {
         let root = tree("");
-        let loaded = Tree::open(root.path()).and_then(|tree| tree.load()).expect("modules");
+        let loaded = Tree::open(root.path()).and_then(|tree| tree.load(&MODULES)).expect("modules");
         let names: Vec<_> = loaded.iter().map(|(name, _)| name.as_str()).collect();
         let expected =
             ["virtio", "virtio_pci", "virtio_console", "fuse", "virtio_ring", "virtiofs"];
@@ -198,7 +206,8 @@ mod tests {
             (&agent, &missing, format!("{}/kernel: No such file", missing.display())),
             (&missing, &there, format!("{}: No such file", missing.display())),
         ] {
-            let error = build(agent, modules).expect_err("something is missing").to_string();
+            let error =
+                build(agent, modules, &MODULES, &[]).expect_err("something is missing").to_string();
             assert!(error.starts_with(&expected), "{error}");
         }
     }

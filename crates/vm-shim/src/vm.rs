@@ -136,7 +136,9 @@ impl Vm {
     /// # Errors
     /// It does not come up; with the end of what it printed.
     pub fn start(config: &Config) -> io::Result<Self> {
-        fs::write(config.initramfs(), initramfs::build(&config.agent, &config.modules)?)?;
+        let (agent, modules) = (&config.agent, &config.modules);
+        let archive = initramfs::build(agent, modules, &initramfs::MODULES, &[])?;
+        fs::write(config.initramfs(), archive)?;
         let started = Self::boot(config);
         let _ = fs::remove_file(config.initramfs());
         started

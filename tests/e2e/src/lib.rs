@@ -9,6 +9,7 @@ pub mod client;
 pub mod containerd;
 pub mod fuse;
 pub mod generate;
+pub mod guest;
 pub mod handoff;
 pub mod image;
 pub mod machines;

@@ -15,26 +15,44 @@ use vm_shim::vm::{Accelerator, Vm};
 /// The runtime's name for containerd.
 pub const RUNTIME: &str = "io.containerd.nydusvm.v2";
 
-/// What machines with this kernel (`guest-6.1`) need, their state in `state`; `None` if a part is
-/// missing.
-pub fn settings(kernel: &str, state: &Path) -> Option<Settings> {
-    let package = tool(kernel)?;
+/// QEMU.
+pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// A kernel for guests.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Itself.
+    pub image: PathBuf,
+    /// `/lib/modules/RELEASE`.
+    pub modules: PathBuf,
+}
+
+/// The kernel of this package (`guest-6.1`); `None` if that was not to be had.
+pub fn kernel(package: &str) -> Option<Kernel> {
+    let package = tool(package)?;
     let of = |part: &str, name: &str| {
         let mut entries = fs::read_dir(package.join(part)).ok()?.flatten();
         entries.find(|entry| entry.file_name().to_string_lossy().starts_with(name))
     };
     let modules = of("lib/modules", "").or_else(|| of("usr/lib/modules", ""))?.path();
+    // Newer packages have it beside its modules.
+    let image = of("boot", "vmlinuz-").map_or_else(|| modules.join("vmlinuz"), |one| one.path());
+    Some(Kernel { image, modules })
+}
+
+/// What machines with this kernel (`guest-6.1`) need, their state in `state`; `None` if a part is
+/// missing.
+pub fn settings(kernel: &str, state: &Path) -> Option<Settings> {
+    let Kernel { image, modules } = self::kernel(kernel)?;
     // See `tools::patched_nydusd` in xtask.
     let nydusd = if kernel == "guest-7" { "nydusd-patched" } else { "nydusd" };
     Some(Settings {
         nydusd: tool(&format!("{nydusd}/bin/nydusd"))?,
         // One that may open a million files is rare among test machines.
         nydusd_args: ["--rlimit-nofile", "0"].map(str::to_owned).into(),
-        qemu: Some(PathBuf::from("/usr/bin/qemu-system-x86_64")).filter(|path| path.exists())?,
+        qemu: Some(PathBuf::from(QEMU)).filter(|path| path.exists())?,
         accelerator: Accelerator::Tcg,
-        // Newer packages have it beside its modules.
-        kernel: of("boot", "vmlinuz-")
-            .map_or_else(|| modules.join("vmlinuz"), |entry| entry.path()),
+        kernel: image,
         modules,
         agent: ours("nydusvm-agent"),
         memory_mib: 256,

@@ -1,6 +1,6 @@
 //! Where the programs are that the tests run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One of our release binaries.
 ///
@@ -19,8 +19,10 @@ pub fn tool(path: &str) -> Option<PathBuf> {
 }
 
 fn directory(variable: &str, default: &str) -> PathBuf {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
-    std::env::var_os(variable).map_or_else(|| PathBuf::from(root).join(default), PathBuf::from)
+    let set = std::env::var_os(variable).map(PathBuf::from);
+    // This package is two directories below the root.
+    let root = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(|r| r.join(default));
+    set.or_else(root).unwrap_or_default()
 }
 
 /// `mount.fuse3` of fuse3; `None` if that was not to be had.

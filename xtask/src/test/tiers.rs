@@ -62,6 +62,7 @@ const TABLE: &[Row] = &[
     ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
     ("handoff", "from the slice to a guest's share", When::Always, How::EndToEnd, 300),
     ("guest", "a guest's kernel, through containerd too", When::Always, How::EndToEnd, 900),
+    ("kernels", "the helper's tiers on other kernels", When::Always, How::EndToEnd, 3000),
     ("failover", "a nydusd dies under a reader", When::Always, How::EndToEnd, 300),
     ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
     ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
