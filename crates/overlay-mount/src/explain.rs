@@ -4,7 +4,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::buf::Line;
+use crate::buf::{Data, Line};
 use crate::context::configure;
 use crate::inspect::{Problem, directories, first_problem};
 use crate::options::{OptionStrings, Options, Refusal};
@@ -124,19 +124,19 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
     line: &mut Line,
 ) -> bool {
     let Ok(context) = Linux.open_context(c"overlay") else { return false };
-    let kernel_log = KernelLog::from_now();
     let configured = configure(&Linux, &context, request.source, options);
     let mut text = [0; 512];
     let mut length = rustix::io::read(&context, &mut text).unwrap_or(0);
-    if length > 0 {
+    // Before Linux 6.5 a context has limits of its own, of which mount(2) knows nothing.
+    if length > 0 && !text.starts_with(b"e VFS: Legacy") {
         if let Err(refused) = configured {
             line.text("option ").quoted(refused.word).text(": ");
         }
         line.escaped(without_prefix(&text[..length]));
         return true;
     }
-    // Creates the superblock that was refused a moment ago; it is never attached.
-    if configured.is_ok() && Linux.create(&context).is_ok() {
+    let kernel_log = KernelLog::from_now();
+    if again(request, options, &context).is_ok() {
         return false;
     }
     length = kernel_log.and_then(|log| log.next_about_overlay(&mut text)).unwrap_or(0);
@@ -144,6 +144,21 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
         line.text("kernel log: ").escaped(without_prefix(&text[..length]));
     }
     length > 0
+}
+
+/// Has the kernel refuse once more what it refused a moment ago, where nobody sees it.
+fn again<'a, O: OptionStrings<'a>>(
+    request: &Request<'a, O>,
+    options: &Options<O>,
+    context: &OwnedFd,
+) -> Result<(), Errno> {
+    let mut data = Data::new();
+    if options.put_into(&mut data).is_none() {
+        return Linux.create(context);
+    }
+    Linux.leave_mount_namespace()?;
+    Linux.make_private()?;
+    Linux.mount(request.source, request.target, options.flags, data.as_c_str())
 }
 
 fn too_long<'a, O: OptionStrings<'a>>(options: &Options<O>, line: &mut Line) {

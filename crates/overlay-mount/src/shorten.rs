@@ -70,6 +70,8 @@ fn rewrite<'a, O: OptionStrings<'a>>(
                 data.push_word(b"lowerdir=")?;
                 push_layers(&mut data, value, |data, raw| push_path(data, raw, true))?;
             }
+            // The last one replaces it.
+            (b"lowerdir", Some(_)) => {}
             (key @ (b"upperdir" | b"workdir"), Some(value)) => {
                 data.push_word(key)?;
                 data.push(b"=")?;

@@ -75,6 +75,7 @@ impl Disk {
         let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
         disk.write("etc/passwd", users, 0o644);
         disk.write("etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644);
+        disk.write("etc/fstab", "", 0o644);
         disk.write("init", INIT, 0o755);
         Some(disk)
     }

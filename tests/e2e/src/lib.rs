@@ -29,6 +29,17 @@ pub mod tree;
 pub mod vocabulary;
 pub mod yardstick;
 
+/// Whether the running kernel is at least this version of Linux.
+///
+/// # Panics
+/// There is no /proc.
+pub fn linux(major: u32, minor: u32) -> bool {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = text.split(['.', '-', '+']).map_while(|part| part.trim().parse().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next()) >= (major, minor)
+}
+
 /// Says that a case does not run here, and why; `cargo xtask test` counts these lines.
 ///
 /// ```
@@ -37,4 +48,16 @@ pub mod yardstick;
 #[macro_export]
 macro_rules! not_run {
     ($($reason:tt)*) => { println!("NOT RUN: {}", format_args!($($reason)*)) };
+}
+
+/// Says that the kernel cannot do what a case needs, which no other machine would change.
+#[macro_export]
+macro_rules! lacks {
+    ($($what:tt)*) => { println!("THIS KERNEL LACKS: {}", format_args!($($what)*)) };
+}
+
+/// Says what was seen to happen on this kernel, for docs/kernels.md.
+#[macro_export]
+macro_rules! seen {
+    ($($what:tt)*) => { println!("SEEN: {}", format_args!($($what)*)) };
 }

@@ -1,12 +1,12 @@
 //! Lower layers with mapped owners: `uidmap=` and `gidmap=`.
 
 use nydus_e2e::mounts::{mount_at, mounts};
-use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::{Ran, run};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::trace::trace;
 use nydus_e2e::tree::tree;
+use nydus_e2e::{lacks, linux, not_run, seen};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -17,18 +17,17 @@ const MAPS: &str = "uidmap=0:100000:65536,gidmap=0:100000:65536";
 const NAMES: &str = "lowerdir=l1:l2,upperdir=u,workdir=w";
 const TINYFS: &str = env!("CARGO_BIN_EXE_tinyfs");
 
-/// Whether this kernel has overlays on id-mapped layers (5.19), and we may make them; else it is
-/// said.
+/// Whether this kernel has overlays on id-mapped layers, and we may make them; else it is said.
 fn possible() -> bool {
-    let text = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    let mut numbers = text.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let ids = fs::read_to_string("/proc/self/uid_map").expect("a map");
-    let real = ids.split_whitespace().eq(["0", "0", "4294967295"]);
-    if version < (5, 19) || !real {
-        not_run!("id-mapped layers need Linux 5.19 and root of the machine");
+    let root = ids.split_whitespace().eq(["0", "0", "4294967295"]);
+    if !root {
+        not_run!("id-mapped layers need root of the machine");
     }
-    version >= (5, 19) && real
+    if !linux(5, 19) {
+        lacks!("id-mapped layers (5.19)");
+    }
+    root && linux(5, 19)
 }
 
 /// A stage with two layers; the files in the upper one are owned as they are named, `UID:GID`.
@@ -197,9 +196,11 @@ fn nothing_else_is_seen() {
 fn check_tmpfs(stage: &Stage, build: &str, before: &[nydus_e2e::mounts::Mount]) {
     let ran = run(&mut helper(stage, build, &format!("{NAMES},{MAPS}")));
     if !ran.ok() && ran.said().contains("is on tmpfs, which cannot be id-mapped") {
-        return not_run!("id-mapped tmpfs: Linux 6.3 has it");
+        assert!(!linux(6, 3), "{ran}");
+        return lacks!("id-mapped layers on tmpfs (6.3)");
     }
     check(stage, &ran, shifted, shifted);
+    seen!("id-mapped layers on tmpfs");
     let fresh: Vec<_> = mounts().into_iter().filter(|mount| !before.contains(mount)).collect();
     assert_eq!(fresh.len(), 1, "{fresh:?}");
     unmount(stage.join("t"), UnmountFlags::empty()).expect("not busy");
@@ -238,6 +239,7 @@ fn erofs(build: &str) {
     }
     let ran = run(&mut helper(&stage, build, &format!("{NAMES},{MAPS}")));
     check(&stage, &ran, shifted, shifted);
+    seen!("id-mapped layers on erofs");
 }
 
 fn fuse(build: &str) {
@@ -253,11 +255,13 @@ fn fuse(build: &str) {
             check(&stage, &ran, shifted, shifted);
             let owner = fs::metadata(stage.join("t/hello")).expect("a file").uid();
             assert_eq!(owner, 101_000);
+            seen!("id-mapped layers on FUSE");
         } else {
             assert!(ran.code() == Some(32) && ran.said().ends_with(why), "{ran}");
             assert!(mount_at(&stage.join("t")).is_none());
             if option == "idmap" {
-                not_run!("id-mapped FUSE: Linux 6.12 has it");
+                assert!(!linux(6, 12), "{ran}");
+                lacks!("id-mapped layers on FUSE (6.12)");
             }
         }
         stage.unmount_all();

@@ -1,4 +1,6 @@
 //! The helper's own tiers inside guests with other kernels, and docs/kernels.md.
+//!
+//! `KERNELS_GUESTS` and `KERNELS_TIERS`, words with commas between them, run a part of it.
 
 use nydus_e2e::guest::{Disk, run_in};
 use nydus_e2e::machines::{QEMU, kernel};
@@ -31,18 +33,19 @@ fn the_helpers_tiers_in_guests() {
         return not_run!("no qemu-system-x86_64");
     }
     let full = std::env::var_os("NYDUS_FULL").is_some();
-    let more: &[&str] = if full { &["guest-5.10", "guest-6.12", "guest-7"] } else { &[] };
+    let guests = if full { "guest-5.10,guest-6.1,guest-6.12,guest-7" } else { "guest-6.1" };
+    let guests = std::env::var("KERNELS_GUESTS").unwrap_or(guests.to_owned());
     let directory = tempfile::tempdir().expect("a directory");
     let Some(disk) = disk(directory.path()) else { return };
     let mut failed = Vec::new();
-    for name in ["guest-6.1"].iter().chain(more) {
+    for name in guests.split(',') {
         let Some(kernel) = kernel(name) else {
             not_run!("{name}: no kernel");
             continue;
         };
         let (text, ran) = run_in(&kernel, &disk, "", &directory.path().join(name), 3000);
         println!("{text}");
-        let ended = TIERS.iter().all(|(tier, _)| text.contains(&format!("== {tier} ended: 0\n")));
+        let ended = tiers().all(|(tier, _)| text.contains(&format!("== {tier} ended: 0\n")));
         if !ended || !ran.ok() {
             failed.push(format!("{name} {:?}", ran.status));
         }
@@ -50,12 +53,21 @@ fn the_helpers_tiers_in_guests() {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
+fn tiers() -> impl Iterator<Item = (&'static str, u32)> {
+    let wanted = std::env::var("KERNELS_TIERS").ok();
+    let is_wanted = move |tier: &str| {
+        wanted.as_ref().is_none_or(|wanted| wanted.split(',').any(|name| name == tier))
+    };
+    TIERS.into_iter().filter(move |(tier, _)| is_wanted(tier))
+}
+
 /// A disk with the tiers and all that they run.
 fn disk(directory: &Path) -> Option<PathBuf> {
     let disk = Disk::new(directory)?;
     let names = [
         "sh", "cat", "sleep", "sync", "timeout", "umount", "unshare", "setpriv", "mknod", "chroot",
-        "id", "true", "false", "strace", "env", "losetup", "stat", "mount",
+        "mkdir", "grep", "ls", "dd", "rm", "touch", "chmod", "mv", "ln", "cp", "head", "id",
+        "true", "false", "strace", "env", "losetup", "stat", "mount",
     ];
     if !disk.programs(&names) {
         not_run!("one of {names:?} is missing");
@@ -83,7 +95,7 @@ fn disk(directory: &Path) -> Option<PathBuf> {
     let mut script =
         format!("export NYDUS_DIST={} NYDUS_TOOLS={}\n", dist.display(), tools.display());
     script += &format!("export LD_LIBRARY_PATH={} EQUIV_CASES={CASES}\n", libraries());
-    for (tier, limit) in TIERS {
+    for (tier, limit) in tiers() {
         disk.program_as(&program(tier), Path::new("/tests").join(tier).as_path());
         script += &format!("timeout {limit} /tests/{tier} --nocapture\n");
         script += &format!("echo \"== {tier} ended: $?\"\n");

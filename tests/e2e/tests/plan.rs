@@ -2,10 +2,10 @@
 //! older kernels by refusing calls that they do not have.
 
 use nydus_e2e::mounts::{Overlay, mount_at};
-use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
+use nydus_e2e::{linux, not_run, seen};
 use std::fs;
 use std::path::PathBuf;
 
@@ -157,9 +157,16 @@ fn long_ways() {
                 (1, 0) if !first.starts_with('/') => "common directory",
                 other => panic!("{other:?} {first}"),
             };
-            assert_eq!(seen_way, *way, "{count} {directories} {absolute} {refuse:?}");
+            seen!("{count} layers by {seen_way}");
+            // Without lowerdir+ the context is of no use for so many.
+            let way = match *way {
+                "context" if !linux(6, 7) && *absolute && *directories == 1 => "common directory",
+                "context" if !linux(6, 7) => "numbers",
+                way => way,
+            };
+            assert_eq!(seen_way, way, "{count} {directories} {absolute} {refuse:?}");
             assert_eq!(seen.overlay.lower.len(), *count);
-            if *way == "context" {
+            if way == "context" {
                 assert_eq!(
                     seen.overlay.lower[0].to_string_lossy(),
                     lower[9..].split(':').next().unwrap()
@@ -183,7 +190,8 @@ fn at_the_limit() {
             assert_eq!(options.len(), length);
             let seen = trace(&stage, build, &options, None);
             assert!(stage.join("t/mark").exists(), "the last layer is lost at {length}");
-            assert_eq!(seen.count("mount(") == 1, length <= MOUNT_DATA_MAX, "{length}");
+            let as_they_came = seen.calls.iter().any(|call| call.contains(&options));
+            assert_eq!(as_they_came, length <= MOUNT_DATA_MAX, "{length}");
         }
     });
 }
