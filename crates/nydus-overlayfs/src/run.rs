@@ -158,7 +158,7 @@ fn enter_namespace(path: &CStr) -> Result<(), Errno> {
 fn failure_code(failure: &Failure<'_>) -> u8 {
     match failure {
         Failure::Refused(_) => USAGE,
-        Failure::Failed(Step::Create, errno) => exit_code(*errno),
+        Failure::Failed(Step::Create | Step::IdMaps, errno) => exit_code(*errno),
         Failure::Failed(..) => MOUNT_FAILED,
     }
 }
@@ -166,7 +166,7 @@ fn failure_code(failure: &Failure<'_>) -> u8 {
 fn exit_code(errno: Errno) -> u8 {
     match errno {
         Errno::PERM => USAGE,
-        Errno::NOMEM | Errno::MFILE | Errno::NFILE => SYSTEM,
+        Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN => SYSTEM,
         _ => MOUNT_FAILED,
     }
 }

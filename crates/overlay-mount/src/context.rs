@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use crate::FSCONFIG_VALUE_MAX;
 use crate::buf::{CBuf, PathBuf};
 use crate::layers::{check, layers, unescape};
-use crate::options::{OptionStrings, Options, value_of};
+use crate::options::{OptionStrings, Options};
 use crate::sys::Kernel;
 use crate::table::{Effect, effect, ms};
 use crate::words::key_value;
@@ -33,8 +33,7 @@ pub(crate) fn configure<'a, K: Kernel, O: OptionStrings<'a>>(
         kernel.set_flag(context, flag).map_err(plain)?;
     }
     let is_long = |value: &[u8]| value.len() > FSCONFIG_VALUE_MAX;
-    let has_long = options.kept().any(|word| value_of(word, b"lowerdir").is_some_and(is_long));
-    let mut only_from = options.last(b"lowerdir").filter(|_| has_long);
+    let mut only_from = options.last(b"lowerdir").filter(|value| is_long(value));
     let mut split = false;
     for word in options.kept() {
         let (key, value) = key_value(word);

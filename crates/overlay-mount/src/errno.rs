@@ -12,6 +12,7 @@ pub fn text(errno: Errno) -> Option<&'static str> {
         Errno::TOOBIG => "argument list too long",
         Errno::NOEXEC => "exec format error",
         Errno::BADF => "bad file descriptor",
+        Errno::AGAIN => "resource temporarily unavailable",
         Errno::NOMEM => "cannot allocate memory",
         Errno::ACCESS => "permission denied",
         Errno::FAULT => "bad address",

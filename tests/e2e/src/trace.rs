@@ -1,5 +1,6 @@
-//! Stops a program at each of its system calls (ptrace(2)).
+//! Stops a program at each of its system calls (ptrace(2)), and lets them fail.
 
+use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -18,22 +19,42 @@ pub struct Stop {
     pub entry: bool,
 }
 
-/// Runs `command`; `at` says at each stop whether it goes on, else it is killed. Returns the
-/// exit code, `None` if it was killed.
+/// What happens at a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The program goes on.
+    Go,
+    /// The program is killed.
+    Kill,
+    /// The call is not made, and this is its error; only before a call.
+    Fail(Errno),
+}
+
+/// Runs `command`, its output unseen; `at` says at each stop whether it goes on, else it is
+/// killed. Returns the exit code, `None` if it was killed.
 ///
 /// # Panics
 /// It cannot be started or traced.
 pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Option<i32> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    steps(command, |stop| if at(stop.0, stop.1) { Next::Go } else { Next::Kill })
+}
+
+/// Runs `command`; `at` says at each stop what happens. Returns the exit code, `None` if a signal
+/// ended it.
+///
+/// # Panics
+/// It cannot be started or traced.
+pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> Option<i32> {
     // SAFETY: PTRACE_TRACEME is one system call, which may be made between fork and exec.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
     let child = command.spawn().expect("a program to trace");
     let pid = Pid::from_raw(child.id().cast_signed());
     waitpid(pid, None).expect("its stop after exec");
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(pid, options).expect("options of ptrace");
-    let (mut index, mut entry, mut signal) = (0, true, None);
+    let (mut index, mut entry, mut signal, mut failing) = (0, true, None, None);
     loop {
         ptrace::syscall(pid, signal).expect("to go on");
         signal = None;
@@ -41,11 +62,24 @@ pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Op
             WaitStatus::Exited(_, code) => return Some(code),
             WaitStatus::Signaled(..) => return None,
             WaitStatus::PtraceSyscall(_) => {
-                let call = ptrace::getregs(pid).expect("registers").orig_rax;
-                if !at(pid, Stop { index, call, entry }) {
-                    nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
-                    waitpid(pid, None).expect("its end");
-                    return None;
+                let mut registers = ptrace::getregs(pid).expect("registers");
+                if let Some(errno) = failing.take() {
+                    registers.rax = -i64::from(errno as i32) as u64;
+                    ptrace::setregs(pid, registers).expect("registers");
+                }
+                match at((pid, Stop { index, call: registers.orig_rax, entry })) {
+                    Next::Go => {}
+                    Next::Kill => {
+                        nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
+                        waitpid(pid, None).expect("its end");
+                        return None;
+                    }
+                    Next::Fail(errno) => {
+                        assert!(entry, "a call that was made cannot be failed");
+                        registers.orig_rax = u64::MAX;
+                        ptrace::setregs(pid, registers).expect("registers");
+                        failing = Some(errno);
+                    }
                 }
                 (index, entry) = (index + 1, !entry);
             }

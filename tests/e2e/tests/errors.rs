@@ -1,12 +1,12 @@
 //! Every mistake gets one line that names its culprit, and leaves nothing behind.
 
 use nydus_e2e::mounts::mounts;
-use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::trace::trace;
 use nydus_e2e::tree::tree;
+use nydus_e2e::{linux, not_run};
 use std::fs;
 
 /// Upper and work directory that are right.
@@ -209,14 +209,28 @@ fn every_mistake_names_its_culprit() {
                 "nydus-overlayfs: cannot mount overlay on 't': "
             };
             let said = ran.said();
-            assert_eq!(ran.code(), Some(i32::from(*code)), "{ran}");
-            assert!(said.starts_with(start) && said.contains(text), "{ran}, expected {text}");
+            // 5.10 answers some mistakes with ENOMEM, which is the system's failure.
+            let codes =
+                if linux(5, 15) { vec![i32::from(*code)] } else { vec![2, i32::from(*code)] };
+            assert!(ran.code().is_some_and(|code| codes.contains(&code)), "{ran}");
+            let told = said.contains(text) || !linux(6, 5) && says_in_other_words(&said, text);
+            assert!(said.starts_with(start) && told, "{ran}, expected {text}");
             assert!(said.lines().count() == 1 && said.ends_with('\n'), "{ran}");
             assert!(!ran.shows(b"c2Vj") && ran.stdout.is_empty(), "{ran}");
             assert_eq!(mounts(), mounts_before, "{ran}");
             assert_eq!(files(&stage), files_before, "{ran}");
         }
     }
+}
+
+/// Older kernels have other words, and other error numbers: what is quoted must be told all the
+/// same, or the kernel's log.
+fn says_in_other_words(said: &str, text: &str) -> bool {
+    let (text, _) = text.rsplit_once(": ").unwrap_or((text, ""));
+    let quoted = text.split('\'').nth(1);
+    let tells =
+        |word: &str| said.contains(&format!("'{word}'")) || said.contains(&format!("\"{word}"));
+    said.contains("kernel log: ") || said.contains(text) || quoted.is_some_and(tells)
 }
 
 /// Where the target is at fault, the words are not even shown to the kernel.

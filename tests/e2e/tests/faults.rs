@@ -1,51 +1,346 @@
-//! The helper killed at each of its system calls: afterwards the mount is complete, or nothing
-//! is there.
+//! What can go wrong while the helper works: it is killed, a system call fails, others mount at
+//! the same place, somebody swaps the target. Afterwards the mount is complete, or nothing is
+//! there.
 
-use nydus_e2e::mounts::{mount_at, mounts};
+use nix::errno::Errno;
+use nydus_e2e::linux;
+use nydus_e2e::mounts::{Mount, mount_at, mounts};
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::stage::Stage;
-use nydus_e2e::trace::trace;
+use nydus_e2e::trace::{Next, steps, trace};
 use nydus_e2e::tree::tree;
-use std::fs;
+use rustix::fs::{CWD, MemfdFlags, RenameFlags, renameat_with};
+use rustix::mount::UnmountFlags;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-/// One line for each way to a mount.
-const OPTIONS: &[&str] = &[
-    "lowerdir=@/l1:@/l2,upperdir=@/u,workdir=@/w",
-    "lowerdir=l1:l2,upperdir=u,workdir=w",
-    "lowerdir=l1:l2,upperdir=u,workdir=w,shared",
-];
-
-fn killed_at(build: &str, options: &str, kill: usize) -> bool {
-    let stage = Stage::with(&["l1", "l2", "u", "w", "t"]);
-    fs::write(stage.join("l2/file"), "contents").expect("a file");
-    let options = options.replace('@', &stage.path().display().to_string());
-    let (before, files) = (mounts(), tree(stage.path()));
-    let mut command = stage.command(programs::ours(build));
-    let code = trace(command.args(["overlay", "t", "-o", &options]), |_, stop| stop.index < kill);
-    if mount_at(&stage.join("t")).is_some() {
-        assert_eq!(fs::read(stage.join("t/file")).expect("a file"), b"contents");
-        fs::write(stage.join("t/new"), "").expect("writable");
-        stage.unmount_all();
-    } else {
-        // The kernel itself makes `work/work` and marks the upper directory, and leaves both.
-        let by_kernel = |line: &String| !line.contains(" /w/work");
-        let plain = |lines: Vec<String>| -> Vec<String> {
-            let kept = lines.into_iter().filter(by_kernel);
-            kept.map(|line| line.split(" trusted.overlay").next().unwrap_or("").to_owned())
-                .collect()
-        };
-        assert_eq!(plain(tree(stage.path())), plain(files), "{build} killed at {kill}");
+/// Options for each way to a mount; `@` stands for the stage, `MANY` for many more layers.
+fn options() -> Vec<&'static str> {
+    let mut all = vec![
+        "lowerdir=@/l1:@/l2,upperdir=@/u,workdir=@/w",
+        "lowerdir=l1:l2,upperdir=u,workdir=w",
+        "lowerdir=l1:l2,upperdir=u,workdir=w,shared",
+        "lowerdir=l1:l2MANY,upperdir=u,workdir=w",
+    ];
+    if linux(5, 19) && root_of_the_machine() {
+        all.push("lowerdir=l1:l2,upperdir=u,workdir=w,uidmap=0:0:9,gidmap=0:0:9");
     }
-    assert_eq!(mounts(), before, "{build} killed at {kill}");
-    code.is_none()
+    all
+}
+
+fn root_of_the_machine() -> bool {
+    let ids = fs::read_to_string("/proc/self/uid_map").expect("a map");
+    ids.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn cases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let all = options();
+    BUILDS.into_iter().flat_map(move |build| all.clone().into_iter().map(move |one| (build, one)))
+}
+
+/// How many layers make more than 4,095 bytes, and their names.
+const MANY: usize = 45;
+
+/// What was there before a try.
+struct Scene {
+    stage: Stage,
+    mounts: Vec<Mount>,
+    files: Vec<String>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let stage = Stage::with(&["l1", "l2", "u", "w", "t"]);
+        fs::write(stage.join("l2/file"), "contents").expect("a file");
+        Self { mounts: mounts(), files: files(&stage), stage }
+    }
+
+    fn command(&self, build: &str, options: &str) -> Command {
+        let mut many = String::new();
+        if options.contains("MANY") {
+            for number in 0..MANY {
+                let name = format!("{}{number}", "n".repeat(100));
+                let _ = fs::create_dir(self.stage.join(&name));
+                many += &format!(":{name}");
+            }
+        }
+        let options = options.replace('@', &self.stage.path().display().to_string());
+        let mut command = self.stage.command(programs::ours(build));
+        command.args(["overlay", "t", "-o", &options.replace("MANY", &many)]);
+        command
+    }
+
+    /// Whether there is a mount, which then is complete and goes; else nothing is left.
+    fn is_whole(&self, what: &str) -> bool {
+        let mounted = mount_at(&self.stage.join("t")).is_some();
+        if mounted {
+            let file = fs::read(self.stage.join("t/file"));
+            assert_eq!(file.expect("a file"), b"contents", "{what}");
+            fs::write(self.stage.join("t/new"), "").expect("writable");
+            self.stage.unmount_all();
+        } else {
+            let mut left = files(&self.stage);
+            left.retain(|line| !line.contains("nnnnn"));
+            assert_eq!(left, self.files, "{what}");
+        }
+        assert_eq!(mounts(), self.mounts, "{what}");
+        mounted
+    }
+}
+
+/// The kernel itself makes `work/work` and marks the upper directory, and leaves both.
+fn files(stage: &Stage) -> Vec<String> {
+    let lines = tree(stage.path()).into_iter().filter(|line| !line.contains(" /w/work"));
+    lines.map(|line| line.split(" trusted.overlay").next().unwrap_or("").to_owned()).collect()
 }
 
 #[test]
 fn killed_at_each_system_call() {
     let mut kills = 0;
-    for (build, options) in BUILDS.into_iter().flat_map(|b| OPTIONS.iter().map(move |o| (b, o))) {
-        kills += (0..).take_while(|kill| killed_at(build, options, *kill)).count();
+    for (build, options) in cases() {
+        for kill in 0.. {
+            let scene = Scene::new();
+            let mut command = scene.command(build, options);
+            let code = trace(&mut command, |_, stop| stop.index < kill);
+            scene.is_whole(&format!("{build} {options} killed at {kill}"));
+            if code.is_some() {
+                break;
+            }
+            kills += 1;
+        }
     }
     println!("killed {kills} times");
-    assert!(kills > 100, "{kills}");
+    assert!(kills > 300, "{kills}");
+}
+
+/// The errors that manual pages tell of these calls.
+fn errors_of(call: i64) -> &'static [Errno] {
+    use Errno::*;
+    match call {
+        libc::SYS_mount => &[
+            EPERM,
+            EINVAL,
+            ENOENT,
+            EBUSY,
+            ELOOP,
+            ENOMEM,
+            ENODEV,
+            EACCES,
+            EROFS,
+            ENOTDIR,
+            ENAMETOOLONG,
+            EFAULT,
+            EMFILE,
+            ENXIO,
+            ENOTBLK,
+        ],
+        libc::SYS_openat => &[
+            ENOENT,
+            EACCES,
+            ELOOP,
+            EMFILE,
+            ENFILE,
+            ENOMEM,
+            ENOTDIR,
+            ENAMETOOLONG,
+            ESTALE,
+            EIO,
+            EINTR,
+        ],
+        libc::SYS_fsopen => &[EPERM, ENOSYS, EMFILE, ENFILE, ENODEV, ENOMEM],
+        libc::SYS_fsconfig => {
+            &[EINVAL, ENOMEM, EBUSY, EPERM, EOPNOTSUPP, EACCES, EBADF, ENOENT, ENODEV, ENOSYS]
+        }
+        libc::SYS_fsmount => &[EPERM, ENOMEM, EMFILE, ENFILE, EBUSY, EINVAL, ENOSPC],
+        libc::SYS_move_mount => &[EINVAL, ENOENT, ENOTDIR, EPERM, ELOOP, ENOMEM, ENOSPC],
+        libc::SYS_open_tree => &[EPERM, EINVAL, ENOENT, ENOMEM, EMFILE, ENFILE, ENOSYS],
+        libc::SYS_mount_setattr => &[EPERM, EINVAL, ENOSYS, ENOMEM, EBADF, EBUSY],
+        libc::SYS_fchdir => &[EACCES, EIO, ENOMEM, ENOTDIR],
+        libc::SYS_statfs | libc::SYS_fstatfs => &[ENOENT, EACCES, EIO, ENOMEM, ENOSYS],
+        libc::SYS_umount2 => &[EPERM, EINVAL, EBUSY, ENOENT, ENOMEM],
+        libc::SYS_clone => &[EAGAIN, ENOMEM, EPERM, ENOSPC, EINVAL],
+        libc::SYS_pipe2 => &[EMFILE, ENFILE],
+        libc::SYS_unshare | libc::SYS_setns => &[EPERM, ENOMEM, ENOSPC, EINVAL],
+        libc::SYS_mkdirat => &[ENOSPC, EIO, EROFS, ENOMEM],
+        libc::SYS_write => &[EINVAL, EPERM, EIO, EINTR],
+        libc::SYS_wait4 => &[ECHILD, EINTR],
+        libc::SYS_close => &[EIO, EINTR],
+        libc::SYS_ppoll | libc::SYS_poll => &[ENOMEM, EINTR, EINVAL],
+        _ => &[],
+    }
+}
+
+/// Each call of the program itself, each error that it can give.
+#[test]
+fn each_call_fails_in_each_way() {
+    let (mut tries, mut mounted) = (0, 0);
+    for (build, options) in cases() {
+        for index in 0.. {
+            let (mut call, mut next) = (None, 0);
+            while call.is_none_or(|call| next < errors_of(call).len()) {
+                let scene = Scene::new();
+                let (code, said) = fail_at(&scene, build, options, index, next, &mut call);
+                let Some(number) = call else { break };
+                let Some(errno) = errors_of(number).get(next) else { break };
+                let what = format!("{build} {options} stop {index} call {number} {errno}: {said}");
+                tries += 1;
+                let code = code.unwrap_or_else(|| panic!("it died: {what}"));
+                let is_mounted = scene.is_whole(&what);
+                mounted += usize::from(is_mounted);
+                assert_eq!(code == 0, is_mounted, "{what}");
+                check_said(code, &said, *errno, &what);
+                next += 1;
+            }
+            if call.is_none() {
+                break;
+            }
+        }
+    }
+    println!("{tries} calls failed, {mounted} mounts made all the same");
+    assert!(tries > 500 && mounted > 50, "{tries} {mounted}");
+}
+
+/// Lets the call at stop `index` fail with its error number `next`; the exit code and what was
+/// said. Tells the call, which is none if the program ends before.
+fn fail_at(
+    scene: &Scene,
+    build: &str,
+    options: &str,
+    index: usize,
+    next: usize,
+    call: &mut Option<i64>,
+) -> (Option<i32>, String) {
+    let mut stderr: File =
+        rustix::fs::memfd_create(c"stderr", MemfdFlags::CLOEXEC).expect("a file").into();
+    let mut command = scene.command(build, options);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(stderr.try_clone().expect("a descriptor"));
+    let code = steps(&mut command, |(_, stop)| {
+        if stop.index != index {
+            return Next::Go;
+        }
+        *call = Some(stop.call.cast_signed());
+        match errors_of(stop.call.cast_signed()).get(next) {
+            Some(errno) if stop.entry => Next::Fail(*errno),
+            _ => Next::Go,
+        }
+    });
+    let mut said = String::new();
+    stderr.rewind().and_then(|()| stderr.read_to_string(&mut said)).expect("text");
+    // After a call nothing can fail any more.
+    if index % 2 == 1 {
+        *call = call.map(|_| -1);
+    }
+    (code, said)
+}
+
+fn check_said(code: i32, said: &str, errno: Errno, what: &str) {
+    if code == 0 {
+        return assert_eq!(said, "", "{what}");
+    }
+    let line = said.strip_prefix("nydus-overlayfs: cannot mount overlay on 't': ");
+    let line = line.and_then(|line| line.strip_suffix('\n')).unwrap_or_else(|| panic!("{what}"));
+    assert!(!line.is_empty() && !line.contains('\n'), "{what}");
+    let is_system = [Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN].contains(&errno);
+    match code {
+        1 => assert!(errno == Errno::EPERM && line.starts_with("must be root"), "{what}"),
+        2 => assert!(is_system, "{what}"),
+        32 => {}
+        _ => panic!("{what}"),
+    }
+}
+
+/// 1,000 at a time mount and unmount 100 targets.
+#[test]
+fn many_at_the_same_places() {
+    const TARGETS: usize = 100;
+    const WORKERS: usize = 1_000;
+    let full = std::env::var_os("NYDUS_FULL").is_some();
+    let stage = Stage::with(&["l1", "l2"]);
+    fs::write(stage.join("l1/file"), "contents").expect("a file");
+    for number in 0..TARGETS {
+        fs::create_dir(stage.join(number.to_string())).expect("a target");
+    }
+    let before = mounts();
+    let end = Instant::now() + Duration::from_secs(if full { 60 } else { 6 });
+    let (made, undone) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = Mutex::new(BTreeMap::<String, usize>::new());
+    let work = |number: usize| {
+        let target = stage.join((number % TARGETS).to_string());
+        while Instant::now() < end {
+            let mut command = stage.command(programs::ours(BUILDS[number / 7 % 2]));
+            command.arg("overlay").arg(&target).args(["-o", "lowerdir=l1:l2"]);
+            let ran = command.output().expect("a helper");
+            if ran.status.success() {
+                made.fetch_add(1, Ordering::Relaxed);
+                while rustix::mount::unmount(&target, UnmountFlags::empty()).is_err() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                undone.fetch_add(1, Ordering::Relaxed);
+            } else {
+                let said =
+                    String::from_utf8_lossy(&ran.stderr).replace(&*target.to_string_lossy(), "T");
+                *failures.lock().expect("no panic").entry(said).or_default() += 1;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..WORKERS).for_each(|number| _ = scope.spawn(move || work(number)))
+    });
+    let (made, failures) = (made.into_inner(), failures.into_inner().expect("no panic"));
+    println!("{made} mounts and unmounts by {WORKERS} at a time, refused: {failures:?}");
+    assert_eq!(undone.into_inner(), made);
+    assert_eq!(mounts(), before);
+    assert!(made > WORKERS, "{made}");
+    // Who opened a target on which another mount was, that went meanwhile, cannot mount there.
+    assert!(failures.keys().all(|said| said.contains("'T': ") && said.lines().count() == 1));
+}
+
+/// A target that becomes a link to another place, at any moment after it was opened.
+#[test]
+fn a_swapped_target_is_never_followed() {
+    const TRIES: usize = 10_000;
+    let (mut tries, mut swapped) = (0, 0);
+    while tries < TRIES {
+        for (build, options) in cases() {
+            let scene = Scene::new();
+            let stage = &scene.stage;
+            fs::create_dir(stage.join("victim")).expect("a directory");
+            symlink("victim", stage.join("link")).expect("a link");
+            let swap = || {
+                let (one, other) = (stage.join("t"), stage.join("link"));
+                // Not once it is mounted on.
+                renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+            };
+            let mut command = scene.command(build, options);
+            let mut opened = None;
+            let moment = 1 + tries % 40;
+            trace(&mut command, |_, stop| {
+                // The first directory that it opens is the target.
+                let is_open = stop.call.cast_signed() == libc::SYS_openat && !stop.entry;
+                if is_open && stop.index > 2 && opened.is_none() {
+                    opened = Some(stop.index);
+                }
+                if opened.is_some_and(|at| at + moment == stop.index + 1) {
+                    swapped += usize::from(swap());
+                }
+                true
+            });
+            tries += 1;
+            let fresh: Vec<_> =
+                mounts().into_iter().filter(|m| !scene.mounts.contains(m)).collect();
+            let allowed = ["t", "link"].map(|name| stage.join(name));
+            assert!(fresh.len() <= 1, "{fresh:?}");
+            assert!(fresh.iter().all(|mount| allowed.contains(&mount.point)), "{fresh:?}");
+            stage.unmount_all();
+        }
+    }
+    println!("{tries} tries, {swapped} targets swapped");
+    assert!(swapped > TRIES / 3, "{swapped}");
 }

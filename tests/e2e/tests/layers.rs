@@ -105,7 +105,9 @@ fn five_hundred_and_one_are_too_many() {
         let mut command = stage.command(programs::ours(build));
         let ran = run(command.args(["overlay", "t", "-o"]).arg(OsStr::from_bytes(&options)));
         let text = "501 lower layers, overlayfs takes at most 500";
-        assert!(ran.code() == Some(32) && ran.said().contains(text), "{ran}");
+        // 5.10 answers with ENOMEM, which is the system's failure.
+        let code = if linux(5, 15) { 32 } else { 2 };
+        assert!(ran.code() == Some(code) && ran.said().contains(text), "{ran}");
         assert!(mount_at(&stage.join("t")).is_none());
     }
 }
@@ -199,7 +201,9 @@ fn data_only_layers() {
         }
         let stage = Stage::with(&["t"]);
         layers(&stage, &["l1".into(), "l2".into(), "d1".into()]);
-        let ran = run(stage.command(programs::ours(build)).args(["overlay", "t", "-o", options]));
+        let options = format!("{options}{}", if linux(6, 15) { "" } else { ",metacopy=on" });
+        let mut command = stage.command(programs::ours(build));
+        let ran = run(command.args(["overlay", "t", "-o", &options]));
         assert!(ran.ok(), "{ran}");
         let shown = mount_at(&stage.join("t")).expect("a mount").overlay();
         assert_eq!(shown.data, [PathBuf::from("d1")], "{ran}");

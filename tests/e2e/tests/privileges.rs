@@ -1,10 +1,10 @@
 //! What the helper may do, and what it says where it may not.
 
 use nydus_e2e::mounts::mount_at;
-use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
+use nydus_e2e::{lacks, linux, not_run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -36,6 +36,9 @@ fn refused_without_privilege() {
 
 #[test]
 fn root_of_a_user_namespace_may() {
+    if !linux(5, 11) {
+        return lacks!("overlays in user namespaces (5.11)");
+    }
     for build in BUILDS {
         let stage = stage();
         let copy = stage.join("helper");
