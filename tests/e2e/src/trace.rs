@@ -22,11 +22,13 @@ pub struct Stop {
 /// What happens at a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The program goes on.
+    /// The program goes on to its next stop.
     Go,
+    /// The program goes on to its end.
+    Run,
     /// The program is killed.
     Kill,
-    /// The call is not made, and this is its error; only before a call.
+    /// The call is not made, and this is its error; only before a call. There are no more stops.
     Fail(Errno),
 }
 
@@ -55,8 +57,10 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(pid, options).expect("options of ptrace");
     let (mut index, mut entry, mut signal, mut failing) = (0, true, None, None);
+    let mut stops = true;
     loop {
-        ptrace::syscall(pid, signal).expect("to go on");
+        let on = if stops { ptrace::syscall(pid, signal) } else { ptrace::cont(pid, signal) };
+        on.expect("to go on");
         signal = None;
         match waitpid(pid, None).expect("a stop") {
             WaitStatus::Exited(_, code) => return Some(code),
@@ -66,9 +70,12 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
                 if let Some(errno) = failing.take() {
                     registers.rax = -i64::from(errno as i32) as u64;
                     ptrace::setregs(pid, registers).expect("registers");
+                    stops = false;
+                    continue;
                 }
                 match at((pid, Stop { index, call: registers.orig_rax, entry })) {
                     Next::Go => {}
+                    Next::Run => stops = false,
                     Next::Kill => {
                         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
                         waitpid(pid, None).expect("its end");

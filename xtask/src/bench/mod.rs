@@ -54,7 +54,7 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 /// Builds and fetches the programs, then measures in a namespace that goes away.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     dist::run()?;
-    tools::run(false)?;
+    tools::run(tools::Also::Nothing)?;
     apt::need("gcc", "gcc")?;
     let _ = fs::remove_dir_all(disk());
     fs::create_dir_all(disk())?;

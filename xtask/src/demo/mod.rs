@@ -17,7 +17,7 @@ use tree::Tree;
 pub(crate) fn run() -> Result<bool> {
     println!("== What it needs");
     dist::run()?;
-    tools::run(false)?;
+    tools::run(tools::Also::Nothing)?;
     apt::need("strace", "strace")?;
     let mut cargo = Cmd::new("build-demo", 1200, cmd::cargo());
     cargo.args(["build", "--locked", "--package", "nydus-e2e", "--bin", "demo"]);
