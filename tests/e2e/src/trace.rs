@@ -8,6 +8,9 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// Seconds that a program may take; then a signal ends it.
+const LIMIT: u32 = 60;
+
 /// Where a program stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
@@ -48,8 +51,12 @@ pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Op
 /// # Panics
 /// It cannot be started or traced.
 pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> Option<i32> {
-    // SAFETY: PTRACE_TRACEME is one system call, which may be made between fork and exec.
-    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    let prepare = || {
+        nix::unistd::alarm::set(LIMIT);
+        Ok(ptrace::traceme()?)
+    };
+    // SAFETY: each is one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(prepare) };
     #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
     let child = command.spawn().expect("a program to trace");
     let pid = Pid::from_raw(child.id().cast_signed());
@@ -83,8 +90,11 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
                     }
                     Next::Fail(errno) => {
                         assert!(entry, "a call that was made cannot be failed");
-                        registers.orig_rax = u64::MAX;
-                        ptrace::setregs(pid, registers).expect("registers");
+                        // A descriptor is closed whatever close(2) answers.
+                        if registers.orig_rax != libc::SYS_close.cast_unsigned() {
+                            registers.orig_rax = u64::MAX;
+                            ptrace::setregs(pid, registers).expect("registers");
+                        }
                         failing = Some(errno);
                     }
                 }
