@@ -57,7 +57,7 @@ pub fn slice(stage: &Stage, version: Rafs) -> Option<Mount> {
 /// # Panics
 /// It does not come up.
 pub async fn daemon(stage: &Stage, binary: &Binary) -> Daemon {
-    let mode = Mode::Virtiofs { sock: stage.join("fs.sock"), hybrid: false };
+    let mode = Mode::Virtiofs { sock: stage.join("fs.sock"), hybrid: None };
     let mut spec = Spec::new(mode, stage.join("api.sock"));
     spec.extra = vec!["--rlimit-nofile".into(), "0".into()];
     spec.stderr = Some(stage.join("nydusd.log"));

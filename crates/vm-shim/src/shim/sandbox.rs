@@ -89,7 +89,7 @@ fn vhost_socket(directory: &Path) -> PathBuf {
 }
 
 fn spec(directory: &Path) -> Spec {
-    let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: false };
+    let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: None };
     let mut spec = Spec::new(mode, directory.join("api.sock"));
     spec.log = Log { level: "info".to_owned(), file: None, rotation: 0 };
     spec.stderr = Some(directory.join("nydusd.log"));
