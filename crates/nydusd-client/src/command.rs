@@ -1,6 +1,6 @@
 //! Command lines of `nydusd`, in the order in which the Go snapshotter writes them.
 
-use crate::{Binary, Error, Help};
+use crate::{Binary, Error, Help, HybridMode};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +28,8 @@ pub enum Mode {
     Virtiofs {
         /// The vhost-user socket.
         sock: PathBuf,
-        /// `--hybrid-mode`: only after [`Binary::hybrid_mode`]. No version needs it.
-        hybrid: bool,
+        /// `--hybrid-mode`. No version needs it.
+        hybrid: Option<HybridMode>,
     },
 }
 
@@ -148,7 +148,7 @@ impl Spec {
         let mut options = Options(Vec::new());
         options.flag("--upgrade", self.upgrade);
         if let Mode::Virtiofs { sock, hybrid } = &self.mode {
-            options.flag("--hybrid-mode", *hybrid);
+            options.flag("--hybrid-mode", hybrid.is_some());
             options.value("--id", self.id.as_ref());
             self.logging(&mut options);
             options.value("--apisock", Some(&self.apisock));
@@ -241,7 +241,10 @@ mod tests {
                 Mode::Dedicated { config: "/c".into(), bootstrap: "/b".into(), mountpoint }
             }
             "shared" => Mode::Shared { mountpoint },
-            _ => Mode::Virtiofs { sock: "/s".into(), hybrid: mode == "hybrid" },
+            _ => Mode::Virtiofs {
+                sock: "/s".into(),
+                hybrid: (mode == "hybrid").then_some(HybridMode(())),
+            },
         };
         let log = Log { level: "info".into(), file: Some("/l".into()), rotation: 100 };
         Spec { failover_policy: "resend".into(), log, threads: 4, ..Spec::new(mode, "/a") }
