@@ -1,6 +1,7 @@
 //! The part of `cargo xtask bench` that measures the snapshotter: beside the Go one and
 //! containerd's own, in turn, by the same client. Writes JSON to the path that it gets.
 
+mod chains;
 mod handoff;
 
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
@@ -329,7 +330,8 @@ fn containers(quick: bool) -> Value {
     println!(
         "\n  200 MB image, from pull to first output: lazily {lazily} s, by pull and unpack {plainly} s"
     );
-    json!({ "lazily_s": lazily, "pull_and_unpack_s": plainly })
+    let ctr_run = chains::measure(&node, quick);
+    json!({ "lazily_s": lazily, "pull_and_unpack_s": plainly, "ctr_run": ctr_run })
 }
 
 fn run_lazily(node: &Node, reference: &str) -> f64 {
