@@ -34,12 +34,12 @@ pub(super) fn programs(results: &Results, file: &Path) -> Result<()> {
 /// Latency by what containerd runs.
 pub(super) fn chains(results: &Results, file: &Path) -> Result<()> {
     let rows = results.chains.iter().map(|row| (row.key, row.label, row.time)).collect();
-    bars("From containerd's exec of mount.fuse to the end of the mount, 2 layers", rows, file)
+    bars("From containerd's exec of mount.fuse to the end of the mount", rows, file)
 }
 
 /// A bar for each median, a mark for each 99th percentile.
 fn bars(title: &str, rows: Vec<Row>, file: &Path) -> Result<()> {
-    let title = format!("{title}: median (bar) and 99th percentile (mark)");
+    let title = format!("{title}: median (bar), 99th percentile (mark)");
     let area = canvas(file, &title, 110 + 45 * rows.len() as u32)?;
     draw_bars(&rows, &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
@@ -49,7 +49,7 @@ fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Er
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(40)
-        .y_label_area_size(270)
+        .y_label_area_size(280)
         .build_cartesian_2d(0.0..most, (0..rows.len() - 1).into_segmented())?;
     let label = |row: &SegmentValue<usize>| {
         let SegmentValue::CenterOf(index) = row else { return String::new() };

@@ -80,10 +80,8 @@ fn print_requirement(requirement: &Requirement) {
         (_, true) => "met",
         (_, false) => "NOT met",
     };
-    println!(
-        "  {what:<46} {:>8} {unit:<4} limit {limit:>6} {unit:<4} {word}",
-        number(*measured, 2)
-    );
+    let measured = number(*measured, if *limit < 1000.0 { 2 } else { 0 });
+    println!("  {what:<46} {measured:>8} {unit:<4} limit {limit:>6} {unit:<4} {word}");
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
