@@ -59,7 +59,8 @@ pub(super) struct Cost {
     pub(super) peak_memory_kib: u64,
     /// Without those of the kernel's work in execve(2).
     pub(super) page_faults: u64,
-    /// In user space, from the first one after execve(2); the same on each machine and in each run.
+    /// In user space, after execve(2); a repeated one counts each time. The same in each run and
+    /// on each machine but for less than a percent, as the stack's address varies.
     pub(super) instructions: Option<u64>,
 }
 
