@@ -245,10 +245,13 @@ pub(crate) fn has(name: &str) -> bool {
     PARTS.iter().chain(GUESTS).any(|part| part.name == name && fetched(part))
 }
 
-/// The library path that unpacked programs need.
-pub(crate) fn library_path() -> PathBuf {
+/// The variable with which unpacked programs find their libraries. `None` where the host has them:
+/// with it, a program looks for each of its libraries there first, which takes time.
+pub(crate) fn library_path() -> Option<(&'static str, PathBuf)> {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    paths::tools().join("fuse3/lib").join(triple)
+    let host = Path::new("/lib").join(&triple).join("libfuse3.so.3");
+    let path = || ("LD_LIBRARY_PATH", paths::tools().join("fuse3/lib").join(triple));
+    (!host.exists()).then(path)
 }
 
 fn fetch(part: &Part) -> Result<()> {

@@ -97,7 +97,7 @@ fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, options: &Options) -
     let mut cmd = sandbox.cmd(&format!("test-{}", tier.name), tier.limit, cmd::cargo());
     cmd.args(["test", "--locked", "--no-fail-fast"]).args(args).args(["--", "--nocapture"]);
     cmd.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
-    cmd.env("LD_LIBRARY_PATH", tools::library_path());
+    cmd.envs(tools::library_path());
     if options.full {
         cmd.env("NYDUS_FULL", "1");
     }
