@@ -15,8 +15,8 @@ pub(super) struct Peer {
     pub(super) label: &'static str,
     /// The file whose size, memory and instructions are looked at; none for a chain of programs.
     pub(super) file: Option<PathBuf>,
-    /// It has threads, whose instructions nobody counts.
-    pub(super) threads: bool,
+    /// Its instructions are counted: not those of threads, and not a million.
+    pub(super) counted: bool,
     /// The program and the arguments that come before `overlay TARGET -o OPTIONS`.
     program: PathBuf,
     before: &'static [&'static str],
@@ -47,7 +47,7 @@ impl Peer {
 
     fn direct(key: &'static str, label: &'static str, program: PathBuf) -> Self {
         let file = Some(program.clone());
-        Self { key, label, file, threads: false, program, before: &[], slice: false, fuse: None }
+        Self { key, label, file, counted: true, program, before: &[], slice: false, fuse: None }
     }
 
     /// `fuse` under the name `mount.fuse`, and the helper that it may find.
@@ -75,8 +75,11 @@ pub(super) fn helpers(stage: &Stage, floor: &Path) -> Result<Vec<Peer>> {
     let ours_std = paths::dist().join("nydus-overlayfs-std");
     let mount = PathBuf::from("/bin/mount");
     // -i: without the look for /sbin/mount.overlay.
-    let mount =
-        Peer { before: &["-i", "-t", "overlay"], ..Peer::direct("mount", "mount(8)", mount) };
+    let mount = Peer {
+        before: &["-i", "-t", "overlay"],
+        counted: false,
+        ..Peer::direct("mount", "mount(8)", mount)
+    };
     let names = ("ours-front", "nydus-overlayfs as mount.fuse");
     let front = Peer { file: Some(ours.clone()), ..Peer::chain(names, stage, &ours, &ours)? };
     let mut peers = vec![
@@ -90,7 +93,7 @@ pub(super) fn helpers(stage: &Stage, floor: &Path) -> Result<Vec<Peer>> {
     }
     match stage::go_helper() {
         Some(go) => {
-            peers.push(Peer { slice: true, threads: true, ..Peer::direct("go", "Go helper", go) })
+            peers.push(Peer { slice: true, counted: false, ..Peer::direct("go", "Go helper", go) })
         }
         None => ui::not_run("the Go helper", "its package could not be fetched"),
     }

@@ -33,7 +33,7 @@ pub(super) struct Program {
     pub(super) ratio_to_go: Option<f64>,
     pub(super) peak_memory_kib: u64,
     pub(super) page_faults: u64,
-    /// None for a program with threads.
+    /// None where they are not counted.
     pub(super) instructions: Option<u64>,
     pub(super) size_bytes: u64,
 }
