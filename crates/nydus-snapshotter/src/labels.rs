@@ -25,6 +25,9 @@ pub const VOLATILE: &str = "containerd.io/snapshot/overlay.volatile";
 pub const PULL_USER: &str = "containerd.io/snapshot/pullusername";
 /// Registry password, from the client.
 pub const PULL_SECRET: &str = "containerd.io/snapshot/pullsecret";
+/// Ask for other owners of all files; only sent to a snapshotter that says it can (`remap-ids`).
+pub const MAPPINGS: [&str; 2] =
+    ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
 
 /// The image's reference, if a label tells.
 pub fn image_ref(labels: &Labels) -> Option<&str> {

@@ -7,7 +7,9 @@ use crate::directories as dirs;
 use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::images::{Image, Images};
-use crate::labels::{LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE};
+use crate::labels::{
+    LAYER_DIGEST, Labels, MAPPINGS, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
+};
 use crate::layout::Layout;
 use crate::mounts::{self, Carried, Host, Image as Lower};
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
@@ -15,7 +17,7 @@ use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
 use nydus_mount_slice::Mount;
 use nydusd_client::bootstrap;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -89,6 +91,10 @@ impl Snapshots {
             Ok((record, parents))
         };
         let (record, parents) = self.store.write(create).await?;
+        note(&record);
+        if let Some(label) = MAPPINGS.into_iter().find(|label| record.labels.contains_key(*label)) {
+            tracing::warn!(label, "owners are not mapped by this snapshotter");
+        }
         match self.finish(&record, &parents).await {
             Ok(mount) => Ok((record, mount)),
             Err(error) => {
@@ -98,13 +104,18 @@ impl Snapshots {
         }
     }
 
+    /// Makes what is missing on disk, and the mount.
     async fn finish(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
-        dirs::make(&self.layout, record, parents.first())?;
+        dirs::heal_layers(&self.layout, parents)?;
+        dirs::heal(&self.layout, record, parents.first())?;
         let mount = self.mount(record, parents).await?;
-        // Removed meanwhile: Cleanup may have been here before the directory was.
         match self.store.read()?.find(&record.key)? {
             Some(there) if there.id == record.id => Ok(mount),
-            _ => Err(store::Error::NotFound(format!("snapshot {:?}", record.key)).into()),
+            _ => {
+                // Removed meanwhile: Cleanup may have been here before the directory was.
+                self.discard(record.id).await?;
+                Err(store::Error::NotFound(format!("snapshot {:?}", record.key)).into())
+            }
         }
     }
 
@@ -147,8 +158,8 @@ impl Snapshots {
         let record = read.mountable(key)?;
         let parents = read.parents(&record)?;
         drop(read);
-        dirs::heal(&self.layout, &record, parents.first())?;
-        self.mount(&record, &parents).await
+        note(&record);
+        self.finish(&record, &parents).await
     }
 
     async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
@@ -161,10 +172,7 @@ impl Snapshots {
         };
         let (layout, host) = (&self.layout, &self.host);
         match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
-            Rootfs::Plain(ids) => {
-                dirs::heal_layers(layout, parents)?;
-                Ok(mounts::plain(layout, host, snapshot, &ids))
-            }
+            Rootfs::Plain(ids) => Ok(mounts::plain(layout, host, snapshot, &ids)),
             Rootfs::Guest { marked, parents } => {
                 mounts::guest(layout, host, snapshot, &parents, marked.as_ref()).map_err(slice)
             }
@@ -182,13 +190,15 @@ impl Snapshots {
         let bootstrap = self.layout.bootstrap(image.id);
         let version = bootstrap::version(&bootstrap)?;
         let none = self.images.mode() == DaemonMode::None;
+        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
         let (lower, config) = if none {
             (self.layout.fs(image.id), self.images.config(&image).await?)
         } else {
-            let served = self.images.serve(image).await?;
-            (served.lower.clone(), served.config.clone())
+            let served = self.images.serve(image.clone()).await?;
+            // Credentials may be newer than the daemon.
+            let now = if carries { self.images.config(&image).await.ok() } else { None };
+            (served.lower.clone(), now.unwrap_or_else(|| served.config.clone()))
         };
-        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
         let carried = carries.then_some(Carried { bootstrap, config, version });
         Ok(Lower { lower, carried })
     }
@@ -198,22 +208,30 @@ impl Snapshots {
     /// # Errors
     /// The rules of snapshots; a disk that fails.
     pub async fn commit(&self, name: String, key: String, labels: Labels) -> Result<()> {
-        let active = self.store.read()?.find(&key)?.filter(|record| record.kind == Kind::Active);
-        let usage = match active {
-            Some(record) => self.settle(&record).await?,
+        let found = self.store.read()?.find(&key)?;
+        let active = found.filter(|record| record.kind == Kind::Active);
+        let usage = match &active {
+            Some(record) => self.settle(note(record)).await?,
             // The rules have their own words for it.
             None => Usage::default(),
         };
-        self.store.write(move |draft| draft.commit(&name, &key, labels, usage).map(drop)).await?;
-        Ok(())
+        let settled = active.map(|record| record.id);
+        let commit = move |draft: &mut Draft<'_>| match draft.find(&key)? {
+            // Removed and prepared anew meanwhile: what is in it now was not synced.
+            Some(now) if now.kind == Kind::Active && Some(now.id) != settled => {
+                Err(store::Error::NotFound(format!("snapshot {key:?}")))
+            }
+            _ => draft.commit(&name, &key, labels, usage).map(drop),
+        };
+        Ok(self.store.write(commit).await?)
     }
 
-    /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: an empty
-    /// directory is made again when it is missed.
+    /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: such a directory
+    /// is made again when it is missed.
     async fn settle(&self, record: &Record) -> Result<Usage> {
         let fs = self.layout.fs(record.id);
         let shown = fs.display().to_string();
-        if dirs::is_empty(&fs) {
+        if dirs::is_untouched(&fs) {
             return usage::of_one(&fs).map_err(|error| Error::Directory(shown, error));
         }
         // Lost with the power, or not made before a kill. Where only `fs` is missing, somebody
@@ -236,6 +254,7 @@ impl Snapshots {
     /// The rules of snapshots.
     pub async fn remove(&self, key: String) -> Result<()> {
         let record = self.store.write(move |draft| draft.remove(&key)).await?;
+        note(&record);
         if self.options.sync_remove {
             self.discard(record.id).await?;
         }
@@ -245,9 +264,11 @@ impl Snapshots {
     /// Removes the directory of a removed snapshot, and what served it.
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
-        self.images.release(id, || true).await.map_err(failed)?;
-        let directory = self.layout.snapshot(id);
-        blocking(directory.display().to_string(), move || dirs::remove(&directory)).await?;
+        self.images.release(id, |_| true).await.map_err(failed)?;
+        let (directory, images) = (self.layout.snapshot(id), Arc::clone(&self.images));
+        let shown = directory.display().to_string();
+        let remove = move || dirs::remove(&directory).and_then(|()| images.discard_logs(id));
+        blocking(shown, remove).await?;
         let forget = move |draft: &mut Draft<'_>| {
             draft.forget([id]);
             Ok(())
@@ -261,7 +282,9 @@ impl Snapshots {
     /// # Errors
     /// It is missing.
     pub fn stat(&self, key: &str) -> Result<Record> {
-        Ok(self.store.read()?.stat(key)?)
+        let record = self.store.read()?.stat(key)?;
+        note(&record);
+        Ok(record)
     }
 
     /// Changes labels: all, or those that `paths` name.
@@ -269,7 +292,9 @@ impl Snapshots {
     /// # Errors
     /// It is missing; another field.
     pub async fn update(&self, key: String, labels: Labels, paths: Vec<String>) -> Result<Record> {
-        Ok(self.store.write(move |draft| draft.update(&key, &labels, &paths)).await?)
+        let record = self.store.write(move |draft| draft.update(&key, &labels, &paths)).await?;
+        note(&record);
+        Ok(record)
     }
 
     /// One page of all snapshots that a filter lets through, and where the next begins.
@@ -290,7 +315,7 @@ impl Snapshots {
     /// # Errors
     /// It is missing; its directory cannot be read.
     pub async fn usage(&self, key: &str) -> Result<Usage> {
-        let record = self.store.read()?.stat(key)?;
+        let record = self.stat(key)?;
         let fs = self.layout.fs(record.id);
         match record.kind {
             Kind::View => Ok(record.usage),
@@ -322,12 +347,13 @@ impl Snapshots {
     }
 
     async fn release_unused(&self) -> Result<()> {
-        let needs = |id: &u64| !matches!(self.needed(), Ok(Some(needed)) if !needed.contains(id));
-        let needed = self.needed()?;
-        let needed = |id: &u64| needed.as_ref().is_none_or(|needed| needed.contains(id));
-        for id in self.images.known().into_iter().filter(|id| !needed(id)) {
-            let unused = || !needs(&id);
-            if let Err(error) = self.images.release(id, unused).await {
+        // Where it cannot be told, it is needed.
+        let unused = |image: &Image| matches!(self.is_needed(image), Ok(false));
+        for served in self.images.served() {
+            let id = served.image.id;
+            if unused(&served.image)
+                && let Err(error) = self.images.release(id, unused).await
+            {
                 tracing::error!(id, %error, "the image's daemon cannot be stopped");
             }
         }
@@ -337,21 +363,22 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Snapshots whose images are needed. An image with a daemon of its own is while a container
-    /// or view is on it; one of the shared daemon while its layers are there, because releases of
-    /// `nydusd` crash when they lose an image early. `None` if a damaged record hides that.
-    fn needed(&self) -> Result<Option<BTreeSet<u64>>> {
-        let shared = self.images.mode() == DaemonMode::Shared;
-        let (mut needed, mut all) = (BTreeSet::new(), true);
-        let whole = self.each(|read, record| {
-            needed.extend(shared.then_some(record.id));
-            if record.kind != Kind::Committed {
-                let parents = read.parents(&record);
-                all &= parents.is_ok();
-                needed.extend(parents.iter().flatten().map(|parent| parent.id));
+    /// Whether an image is needed. One with a daemon of its own is while a container or view is on
+    /// it; one of the shared daemon while its layers are there, because releases of `nydusd` crash
+    /// when they lose an image early.
+    fn is_needed(&self, image: &Image) -> Result<bool> {
+        let read = self.store.read()?;
+        if image.key.is_empty() {
+            // Its record is gone, or damaged.
+            return Ok(!self.each(|_, _| {})?);
+        }
+        match read.find(&image.key)? {
+            Some(meta) if meta.id == image.id => {
+                Ok(self.images.mode() == DaemonMode::Shared
+                    || read.is_mountable_above(&meta.key)?)
             }
-        })?;
-        Ok((whole && all).then_some(needed))
+            _ => Ok(false),
+        }
     }
 
     /// Calls `look` with every record; false if one is damaged.
@@ -376,23 +403,30 @@ impl Snapshots {
     async fn collect_cache(&self) -> Result<()> {
         let cache = self.options.cache.clone();
         let failed = |error| Error::Directory(cache.display().to_string(), error);
-        let cached = cache::blobs(&cache).map_err(failed)?;
-        if cached.is_empty() {
+        let mut unused = cache::blobs(&cache).map_err(failed)?;
+        if unused.is_empty() {
             return Ok(());
         }
-        let (mut used, mut bootstraps) = (cache::Blobs::new(), Vec::new());
+        let mut bootstraps = Vec::new();
         let whole = self.each(|_, record| {
             let (own, names_others) = cache::of(&record);
-            used.extend(own);
-            bootstraps.extend(names_others.then(|| self.layout.bootstrap(record.id)));
+            own.map(|own| unused.remove(&own));
+            bootstraps.extend(names_others.then_some(record.id));
         })?;
+        // Mostly the labels tell of all.
+        if unused.is_empty() {
+            return Ok(());
+        }
         if !whole {
             tracing::warn!("nothing is freed from the cache: a record is damaged");
             return Ok(());
         }
+        let layout = self.layout.clone();
         let free = move || {
-            bootstraps.iter().try_for_each(|path| cache::add(&mut used, &cached, path))?;
-            cache::remove(&cache, &(&cached - &used))
+            let mut used = cache::Blobs::new();
+            let mut paths = bootstraps.into_iter().map(|id| layout.bootstrap(id));
+            paths.try_for_each(|path| cache::add(&mut used, &unused, &path))?;
+            cache::remove(&cache, &(&unused - &used))
         };
         let shown = self.options.cache.display().to_string();
         if let Err(error) = blocking(shown, free).await {
@@ -415,7 +449,8 @@ impl Snapshots {
                 images.insert(record.id, image(&parent(&record), &chain));
             }
         })?;
-        let unknown = |id| Image { id, labels: Labels::new(), blobs: Vec::new() };
+        let unknown =
+            |id| Image { id, key: String::new(), labels: Labels::new(), blobs: Vec::new() };
         Ok(move |id| images.get(&id).cloned().unwrap_or_else(|| unknown(id)))
     }
 }
@@ -440,7 +475,13 @@ fn commit_at_once(
 }
 
 fn parent(record: &Record) -> Parent {
-    Parent { id: record.id, labels: record.labels.clone() }
+    Parent { id: record.id, key: record.key.clone(), labels: record.labels.clone() }
+}
+
+/// Puts a snapshot's number into the log lines of the call.
+fn note(record: &Record) -> &Record {
+    tracing::Span::current().record("id", record.id);
+    record
 }
 
 /// The image of a meta layer, with the blobs of the data layers in its chain.
@@ -450,7 +491,7 @@ fn image(meta: &Parent, chain: &[Parent]) -> Image {
         parent.labels.get(LAYER_DIGEST).filter(|_| data).cloned()
     };
     let blobs = chain.iter().filter_map(digest).collect();
-    Image { id: meta.id, labels: meta.labels.clone(), blobs }
+    Image { id: meta.id, key: meta.key.clone(), labels: meta.labels.clone(), blobs }
 }
 
 /// Runs what waits for the disk where that holds up nobody.

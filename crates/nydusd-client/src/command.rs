@@ -2,6 +2,7 @@
 
 use crate::{Binary, Error, Help, HybridMode};
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 const NOFILE: &str = "--rlimit-nofile";
@@ -80,6 +81,9 @@ pub struct Spec {
     /// File for its standard error, truncated at start: what our errors quote. A file and not a
     /// pipe, because the daemon outlives us. `None`: ours is inherited and nothing is quoted.
     pub stderr: Option<PathBuf>,
+    /// Directory with a directory for each instance that is mounted through the API, in that its
+    /// `config.json`: of their credentials our errors quote none.
+    pub instances: Option<PathBuf>,
     /// Control group (its directory) that the daemon is put into as soon as it is started.
     pub cgroup: Option<PathBuf>,
     /// More arguments, put last.
@@ -99,6 +103,7 @@ impl Spec {
             failover_policy: String::new(),
             log: Log::default(),
             stderr: None,
+            instances: None,
             cgroup: None,
             extra: Vec::new(),
         }
@@ -110,6 +115,15 @@ impl Spec {
             Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } => Some(mountpoint),
             Mode::Virtiofs { .. } => None,
         }
+    }
+
+    /// Files with its configurations, as far as they are known.
+    pub(crate) fn configs(&self) -> Vec<PathBuf> {
+        if let Mode::Dedicated { config, .. } = &self.mode {
+            return vec![config.clone()];
+        }
+        let entries = self.instances.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+        entries.flatten().map(|entry| entry.path().join("config.json")).collect()
     }
 
     /// Sockets that the daemon makes.
