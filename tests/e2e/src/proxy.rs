@@ -126,6 +126,10 @@ fn accept(listener: &TcpListener, behind: SocketAddr, state: &Arc<Mutex<State>>)
 fn handle(client: &TcpStream, behind: SocketAddr, state: &Mutex<State>) -> Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(client);
+    // A TLS greeting: as Go's servers answer it.
+    if reader.fill_buf()?.first() == Some(&0x16) {
+        return write!(&*client, "HTTP/1.0 400 Bad Request\r\n\r\n");
+    }
     let head = head(&mut reader)?;
     let [method, path] = words(&head[0])?;
     lock(state).requests.push(format!("{method} {path}"));
