@@ -180,13 +180,12 @@ impl Registry {
 fn is_no_tls(error: &OciDistributionError) -> bool {
     let mut next: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = next {
-        // What an I/O error was made of is not its source, but itself.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let error = inner.map_or(error, |inner| inner);
         if let Some(rustls::Error::InvalidMessage(_)) = error.downcast_ref() {
             return true;
         }
-        next = error.source();
+        // What an I/O error was made of is not its source, but it.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as &dyn std::error::Error).or_else(|| error.source());
     }
     false
 }

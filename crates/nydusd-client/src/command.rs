@@ -330,6 +330,17 @@ mod tests {
     }
 
     #[test]
+    fn configurations() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("7/config.json");
+        fs::create_dir(own.parent().unwrap()).unwrap();
+        let instances = Some(directory.path().to_owned());
+        assert_eq!(Spec { instances, ..spec("shared") }.configs(), [own]);
+        assert_eq!(spec("shared").configs(), Vec::<PathBuf>::new());
+        assert_eq!(spec("dedicated").configs(), [PathBuf::from("/c")]);
+    }
+
+    #[test]
     fn supervised_successors_and_extra_arguments() {
         let plain = Spec { threads: 0, log: Log::default(), ..spec("shared") };
         let successor = Spec {

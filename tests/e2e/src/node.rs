@@ -36,7 +36,7 @@ const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"schem
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// The user and password that the registry asks for.
-pub const LOGIN: (&str, &str) = ("someone", "hunter2");
+pub const LOGIN: (&str, &str) = ("someone", "secret");
 
 /// One way to set everything up.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
 use std::time::Duration;
 
 /// What goes wrong, what the client is told (one of several, between `|`), and how it is put right.
@@ -330,6 +331,8 @@ fn a_client_gives_up_the_mounts() {
             let impatient = node.client.patient_for(Duration::from_millis(millis));
             let error = impatient.mounts("c1").expect_err("too late");
             assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+            // The snapshotter learns of it meanwhile.
+            sleep(Duration::from_millis(300));
             node.fail(Fault::None);
             let mounts = node.expect(node.client.mounts("c1"));
             let root = node.mount(&mounts[0], "m1");

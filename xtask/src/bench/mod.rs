@@ -70,12 +70,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     args.extend(options.require.then_some("--require"));
     let met = stage::enter(&args, 3600);
     fs::remove_dir_all(disk()).context("cannot clean up")?;
-    snapshotter(Path::new(json), options.quick)?;
+    snapshotter(Path::new(json), options)?;
     met
 }
 
 /// The snapshotter's part, written beside the helper's.
-fn snapshotter(helper: &Path, quick: bool) -> Result<()> {
+fn snapshotter(helper: &Path, options: &Options) -> Result<()> {
     let mut cargo = Cmd::new("build-bench", 1800, cmd::cargo());
     cargo.args(["build", "--locked", "--profile", "service", "--package", "nydus-e2e"]);
     ui::step("build the snapshotter's client", || cargo.args(["--bin", "bench"]).run())?;
@@ -84,7 +84,8 @@ fn snapshotter(helper: &Path, quick: bool) -> Result<()> {
     println!("\n== The snapshotter, beside the Go one and containerd's own");
     let program = dist::cargo_target()?.join("service/bench");
     let mut bench = Sandbox::detect().cmd("bench-snapshotter", 3600, program);
-    bench.arg(helper.with_file_name("snapshotter.json")).args(quick.then_some("quick"));
+    bench.arg(helper.with_file_name("snapshotter.json"));
+    bench.args(options.quick.then_some("quick")).args(options.require.then_some("require"));
     bench.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
     let measured = bench.env("TMPDIR", &scratch).shown().run();
     fs::remove_dir_all(&scratch).context("cannot clean up")?;

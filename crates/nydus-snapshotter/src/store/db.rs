@@ -201,8 +201,8 @@ fn scan(table: &impl ReadableTable<Bytes, Bytes>, span: Span<'_>) -> Result<Vec<
 mod tests {
     use super::*;
     use std::io;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
 
     /// A file on a disk that is full after so many more bytes.
     #[derive(Debug)]
@@ -235,6 +235,60 @@ mod tests {
                 Ok(_) => self.file.write(offset, data),
                 Err(_) => Err(io::ErrorKind::StorageFull.into()),
             }
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    type Writes = Vec<(u64, Vec<u8>)>;
+
+    /// A file whose writes the disk has only once they are synced, and what the power could leave
+    /// at each of those instants: the disk, the writes that may be lost, answers up to then.
+    #[derive(Debug)]
+    struct Losing {
+        file: Disk,
+        unsynced: Mutex<Writes>,
+        instants: Arc<Mutex<Vec<(Vec<u8>, Writes, u64)>>>,
+        answers: Arc<AtomicU64>,
+    }
+
+    impl StorageBackend for Losing {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)?;
+            for (at, data) in self.unsynced.lock().unwrap().iter() {
+                let end = offset + out.len() as u64;
+                let (from, to) = (offset.max(*at), end.min(at + data.len() as u64));
+                if from < to {
+                    let within = |start| (from - start) as usize..(to - start) as usize;
+                    out[within(offset)].copy_from_slice(&data[within(*at)]);
+                }
+            }
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            let mut disk = vec![0; usize::try_from(self.file.len()?).unwrap()];
+            self.file.read(0, &mut disk)?;
+            let writes = std::mem::take(&mut *self.unsynced.lock().unwrap());
+            writes.iter().try_for_each(|(offset, data)| self.file.write(*offset, data))?;
+            let answers = self.answers.load(Ordering::Relaxed);
+            self.instants.lock().unwrap().push((disk, writes, answers));
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.unsynced.lock().unwrap().push((offset, data.to_vec()));
+            Ok(())
         }
 
         fn close(&self) -> io::Result<()> {
@@ -277,6 +331,61 @@ mod tests {
             assert!(found.starts_with(&[0]) && found[1..].starts_with(&answered), "{found:?}");
             put(&db, 2_000).unwrap();
             assert_eq!(keys(&db).last(), Some(&2_000), "{space}");
+        }
+    }
+
+    /// Whenever the power is cut, and whatever part of what was not synced reaches the disk: all
+    /// that was answered is there, and at most what was asked for.
+    #[test]
+    fn a_power_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let (instants, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
+        let (shared, answered) = (Arc::clone(&instants), Arc::clone(&answers));
+        let file = path.clone();
+        let open = move || {
+            open_database(Losing {
+                file: Disk::open(&file)?,
+                unsynced: Mutex::default(),
+                instants: Arc::clone(&shared),
+                answers: Arc::clone(&answered),
+            })
+        };
+        let db = Db::with_opener(Box::new(open)).unwrap();
+        // What a new file is made of is no answer yet.
+        instants.lock().unwrap().clear();
+        for key in 0..12 {
+            put(&db, key).unwrap();
+            answers.store(key + 1, Ordering::Relaxed);
+        }
+        drop(db);
+        let parts: [fn(usize, usize) -> bool; 5] = [
+            |_, _| false,
+            |number, all| number < all / 2,
+            |number, all| number >= all / 2,
+            |number, _| number % 2 == 1,
+            |_, _| true,
+        ];
+        let instants = std::mem::take(&mut *instants.lock().unwrap());
+        assert!(instants.len() >= 12, "{}", instants.len());
+        for (mut disk, writes, answers) in instants {
+            let before = disk.clone();
+            for part in parts {
+                disk.clone_from(&before);
+                for (number, (offset, data)) in writes.iter().enumerate() {
+                    if part(number, writes.len()) {
+                        let start = usize::try_from(*offset).unwrap();
+                        disk[start..start + data.len()].copy_from_slice(data);
+                    }
+                }
+                std::fs::write(&path, &disk).unwrap();
+                let found = keys(&Db::open(&path).unwrap());
+                let all: Vec<_> = (0..=answers).collect();
+                assert!(
+                    all.starts_with(&found) && found.len() as u64 >= answers,
+                    "{found:?} {answers}"
+                );
+            }
         }
     }
 }
