@@ -71,10 +71,14 @@ pub async fn blobs(config: &Secret, blobs: &[String]) -> Result<(), Error> {
 
 fn has_another_way(backend: &Value) -> bool {
     let mirrors = backend["mirrors"].as_array().is_some_and(|mirrors| !mirrors.is_empty());
-    let proxy = backend.pointer("/proxy/url").and_then(Value::as_str).unwrap_or_default();
     // As nydusd has it where it is not given.
     let fallback = backend.pointer("/proxy/fallback").and_then(Value::as_bool).unwrap_or(true);
-    mirrors || !proxy.is_empty() && fallback
+    mirrors || !proxy(backend).is_empty() && fallback
+}
+
+/// The proxy's URL, empty for none.
+fn proxy(backend: &Value) -> &str {
+    backend.pointer("/proxy/url").and_then(Value::as_str).unwrap_or_default()
 }
 
 async fn ask(backend: &Value, blobs: &[String]) -> Result<(), Error> {
@@ -84,11 +88,11 @@ async fn ask(backend: &Value, blobs: &[String]) -> Result<(), Error> {
     };
     let registry = Arc::new(registry);
     let mut asked = JoinSet::new();
-    for blob in blobs.iter().cloned() {
+    for blob in blobs {
         if asked.len() == AT_ONCE {
             joined(asked.join_next().await)?;
         }
-        let registry = Arc::clone(&registry);
+        let (registry, blob) = (Arc::clone(&registry), blob.clone());
         asked.spawn(async move { registry.has(&blob).await });
     }
     while let Some(answer) = asked.join_next().await {
@@ -192,7 +196,7 @@ fn is_no_tls(error: &OciDistributionError) -> bool {
 
 fn client_config(config: &Value, protocol: ClientProtocol) -> ClientConfig {
     let flag = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let proxy = config.pointer("/proxy/url").and_then(Value::as_str).map(str::to_owned);
+    let proxy = Some(proxy(config)).filter(|url| !url.is_empty()).map(str::to_owned);
     let certificates = config.get("ca_cert_files").and_then(Value::as_array);
     let certificate = |path: &Value| {
         let data = std::fs::read(path.as_str()?).ok()?;

@@ -155,17 +155,17 @@ fn faults_are_told_through_containerd() {
         on(case(version, mode, Rafs::V6, "nydus-overlayfs"), |node| {
             let Some((image, reference)) = node.pulled() else { return not_run!("no nydus-image") };
             for (expected, wrong, right) in &wrongs {
+                node.pull(&reference);
                 wrong(node, &image);
-                let run = ["run", "--rm", "--snapshotter", "nydus", &reference, "c", "true"];
+                let run = ["run", "--rm", "--snapshotter", "nydus", &reference, "c", "sh"];
                 let ran = node.containerd.ctr(&[&["--timeout", "10s"], run.as_slice()].concat());
                 assert!(!ran.ok() && ran.said().contains(expected), "{ran}\n{}", node.logs());
                 node.containerd.ctr(&["containers", "rm", "c"]);
                 assert!(mode == "shared" || node.daemons().is_empty(), "{}", node.logs());
                 right(node);
                 node.prints(&[], &reference, &["cat", "/data/upper"], "upper\n");
-                node.containerd.gc();
+                node.remove(&reference);
             }
-            node.remove(&reference);
         });
     }
 }

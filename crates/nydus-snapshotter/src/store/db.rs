@@ -243,15 +243,20 @@ mod tests {
     }
 
     type Writes = Vec<(u64, Vec<u8>)>;
+    /// What the power could leave: the disk, the writes that may be lost, answers up to then.
+    type Instants = Vec<(Vec<u8>, Writes, u64)>;
 
-    /// A file whose writes the disk has only once they are synced, and what the power could leave
-    /// at each of those instants: the disk, the writes that may be lost, answers up to then.
+    /// A file whose writes the disk has only once they are synced, and each of those instants.
     #[derive(Debug)]
     struct Losing {
         file: Disk,
         unsynced: Mutex<Writes>,
-        instants: Arc<Mutex<Vec<(Vec<u8>, Writes, u64)>>>,
+        instants: Arc<Mutex<Instants>>,
         answers: Arc<AtomicU64>,
+    }
+
+    fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+        of.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     impl StorageBackend for Losing {
@@ -261,7 +266,7 @@ mod tests {
 
         fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
             self.file.read(offset, out)?;
-            for (at, data) in self.unsynced.lock().unwrap().iter() {
+            for (at, data) in locked(&self.unsynced).iter() {
                 let end = offset + out.len() as u64;
                 let (from, to) = (offset.max(*at), end.min(at + data.len() as u64));
                 if from < to {
@@ -277,17 +282,17 @@ mod tests {
         }
 
         fn sync_data(&self) -> io::Result<()> {
-            let mut disk = vec![0; usize::try_from(self.file.len()?).unwrap()];
+            let mut disk = vec![0; self.file.len()? as usize];
             self.file.read(0, &mut disk)?;
-            let writes = std::mem::take(&mut *self.unsynced.lock().unwrap());
+            let writes = std::mem::take(&mut *locked(&self.unsynced));
             writes.iter().try_for_each(|(offset, data)| self.file.write(*offset, data))?;
             let answers = self.answers.load(Ordering::Relaxed);
-            self.instants.lock().unwrap().push((disk, writes, answers));
+            locked(&self.instants).push((disk, writes, answers));
             Ok(())
         }
 
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.unsynced.lock().unwrap().push((offset, data.to_vec()));
+            locked(&self.unsynced).push((offset, data.to_vec()));
             Ok(())
         }
 

@@ -270,5 +270,5 @@ async fn secrets_are_not_logged() {
     assert_eq!(prepare(&mut client, "key-in-log", "", &labels).await, Code::Ok);
     assert_eq!(prepare(&mut client, "key-in-log", "", &labels).await, Code::AlreadyExists);
     let log = server.log();
-    assert!(log.contains("key-in-log") && !log.contains("hunter2"), "{log}");
+    assert!(log.contains(r#"key="key-in-log" id=1"#) && !log.contains("hunter2"), "{log}");
 }

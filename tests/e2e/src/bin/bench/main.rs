@@ -17,7 +17,6 @@ use nydus_e2e::service::Service;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{programs, rootfs};
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -141,11 +140,7 @@ async fn cycle(client: &mut Client, key: &str, layer: Layer) -> [Duration; 5] {
     let (key, name) = (key.to_owned(), format!("{key}-committed"));
     let snapshotter = || "overlayfs".to_owned();
     let mut times = [Duration::ZERO; 5];
-    let last = Cell::new(Instant::now());
-    let mut lap = |call: usize| {
-        times[call] = last.get().elapsed();
-        last.set(Instant::now());
-    };
+    let mut last = Instant::now();
     let request = PrepareSnapshotRequest {
         snapshotter: snapshotter(),
         key: key.clone(),
@@ -153,13 +148,13 @@ async fn cycle(client: &mut Client, key: &str, layer: Layer) -> [Duration; 5] {
         ..Default::default()
     };
     client.prepare(request).await.expect("prepare");
-    lap(0);
+    times[0] = lap(&mut last);
     let request = MountsRequest { snapshotter: snapshotter(), key: key.clone() };
     let mounts = client.mounts(request).await.expect("mounts").into_inner().mounts;
-    lap(1);
+    times[1] = lap(&mut last);
     if layer == Layer::OneFile {
         std::fs::write(upper(&mounts[0]).join("file"), [1; 4096]).expect("a file");
-        last.set(Instant::now());
+        last = Instant::now();
     }
     let request = CommitSnapshotRequest {
         snapshotter: snapshotter(),
@@ -168,14 +163,21 @@ async fn cycle(client: &mut Client, key: &str, layer: Layer) -> [Duration; 5] {
         labels: kept(),
     };
     client.commit(request).await.expect("commit");
-    lap(2);
+    times[2] = lap(&mut last);
     let request = StatSnapshotRequest { snapshotter: snapshotter(), key: name.clone() };
     client.stat(request).await.expect("stat");
-    lap(3);
+    times[3] = lap(&mut last);
     let request = RemoveSnapshotRequest { snapshotter: snapshotter(), key: name };
     client.remove(request).await.expect("remove");
-    lap(4);
+    times[4] = lap(&mut last);
     times
+}
+
+/// The time since `last`, which becomes now.
+fn lap(last: &mut Instant) -> Duration {
+    let time = last.elapsed();
+    *last = Instant::now();
+    time
 }
 
 /// Keeps containerd from collecting what nobody refers to.
