@@ -194,7 +194,9 @@ fn what_the_program_knows() {
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
         let hybrid = world.binary.hybrid_mode().await;
         println!("hybrid mode: {hybrid:?}, {version}");
-        assert!(hybrid.is_none() || !version.contains("v2.2.0"), "it panics on --hybrid-mode");
+        // The one of target/tools is 2.2.0, which does not tell its version if cargo has built it.
+        let is_chosen = std::env::var_os("NYDUSD").is_some();
+        assert!(hybrid.is_none() || is_chosen, "2.2.0 panics on --hybrid-mode");
     });
 }
 

@@ -169,7 +169,7 @@ fn failures_are_undone() {
             (
                 "truncated",
                 Rootfs { bootstrap: bootstrap(&truncated), ..good.clone() },
-                "(status 500)",
+                "UnexpectedEof",
             ),
             ("half", Rootfs { snapshotdir: half, ..good.clone() }, "half/work"),
             ("none", Rootfs { snapshotdir: "/missing".into(), ..good.clone() }, "/missing/fs"),
