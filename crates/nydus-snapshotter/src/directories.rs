@@ -128,7 +128,8 @@ mod tests {
     fn record(id: u64, kind: Kind) -> Record {
         let (created, updated) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
         let (key, parent, labels) = (id.to_string(), String::new(), Labels::new());
-        Record { key, id, kind, parent, labels, created, updated, usage: Usage::default() }
+        let (kernel, usage) = (false, Usage::default());
+        Record { key, id, kind, parent, labels, created, updated, kernel, usage }
     }
 
     #[test]

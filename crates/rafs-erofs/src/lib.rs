@@ -15,16 +15,24 @@
 //! All functions block; callers run them where that is allowed. Nothing here starts or talks to
 //! `nydusd`, and nothing decides when to promote.
 
+#![deny(unsafe_code)]
+
 mod cache;
 mod error;
 mod image;
+mod ioctl;
+mod loops;
 mod mount;
 mod native;
+mod place;
+mod probe;
 mod promote;
+mod verify;
 
 pub use cache::{Cache, Progress};
 pub use error::{Changed, Error, How, Result, Unserved, Unsupported};
 pub use image::{Blob, Chunk, Digester, Image};
-pub use mount::{Way, probe, unmount};
+pub use mount::{Way, unmount};
 pub use native::{Device, Native, Placement};
+pub use probe::{probe, try_way};
 pub use promote::{Phase, Promotion, Step};
