@@ -21,6 +21,10 @@ pub const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
 pub const PROXY_MODE: &str = "containerd.io/snapshot/nydus-proxy-mode";
 /// Asks for a `volatile` overlay.
 pub const VOLATILE: &str = "containerd.io/snapshot/overlay.volatile";
+/// How users of a container's user namespace are mapped: `CONTAINER:HOST:LENGTH[,...]`.
+pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
 /// Registry user, from the client.
 pub const PULL_USER: &str = "containerd.io/snapshot/pullusername";
 /// Registry password, from the client.

@@ -1,7 +1,7 @@
 //! `containerd-nydus-grpc`.
 
 use nydus_snapshotter::cli::{self, Command, ConfigCommand};
-use nydus_snapshotter::{config, logging, serve, status};
+use nydus_snapshotter::{config, logging, serve, status, warm};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -20,6 +20,7 @@ fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.command {
         Some(Command::Status { json }) => runtime.block_on(status::print(&config.address, json)),
+        Some(Command::Warm { image }) => runtime.block_on(warm::run(&config.address, &image)),
         Some(Command::Config(ConfigCommand::Check)) => {
             config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             print!("{}", config.effective());

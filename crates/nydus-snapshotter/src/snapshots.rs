@@ -2,18 +2,20 @@
 //! [`crate::resolve`] and the mounts of [`crate::mounts`]. Nothing of gRPC is known here.
 
 use crate::cache;
-use crate::config::DaemonMode;
+use crate::config::{DaemonMode, KernelNative};
 use crate::directories as dirs;
 use crate::error::{Error, Result};
 use crate::filter::Filters;
+use crate::idmap::IdMap;
 use crate::images::{Image, Images};
-use crate::labels::{LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE};
+use crate::labels::{self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE};
 use crate::layout::Layout;
+use crate::native::{self, Natives};
 use crate::mounts::{self, Carried, Host, Image as Lower};
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
-use nydus_mount_slice::Mount;
+use nydus_mount_slice::{Mount, Secret};
 use nydusd_client::bootstrap;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -62,8 +64,10 @@ pub struct Snapshots {
     pub host: Host,
     /// What the configuration says.
     pub options: Options,
-    /// Images that are served.
+    /// Images that `nydusd` serves.
     pub images: Arc<Images>,
+    /// Images that the kernel serves.
+    pub natives: Arc<Natives>,
     /// One Cleanup at a time.
     pub cleaning: tokio::sync::Mutex<()>,
 }
@@ -83,9 +87,17 @@ impl Snapshots {
             return Err(self.skip(new, mark).await?);
         }
         let New { kind, key, parent, labels } = new;
+        IdMap::of(&labels).map_err(|error| Error::IdMap(key.clone(), error))?;
+        let (natives, driver) = (Arc::clone(&self.natives), self.options.driver);
         let create = move |draft: &mut Draft<'_>| {
-            let record = draft.create(kind, &key, &parent, labels)?;
+            let mut record = draft.create(kind, &key, &parent, labels)?;
             let parents = draft.parents(&record)?;
+            // Before anybody knows it: from here on it needs no daemon.
+            record.kernel = meta_of(&record, &parents, driver)
+                .is_some_and(|meta| natives.is_promoted(meta));
+            if record.kernel {
+                draft.set_kernel(&record.key, record.id, true)?;
+            }
             Ok((record, parents))
         };
         let (record, parents) = self.store.write(create).await?;
@@ -154,8 +166,10 @@ impl Snapshots {
     async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
         let slice = |error| Error::Slice(record.key.clone(), error);
         let chain: Vec<_> = parents.iter().map(parent).collect();
+        let map = IdMap::of(&record.labels).map_err(|error| Error::IdMap(record.key.clone(), error))?;
         let snapshot = mounts::Snapshot {
             id: record.id,
+            map,
             kind: if record.kind == Kind::View { mounts::Kind::View } else { mounts::Kind::Active },
             volatile: self.options.volatile || record.labels.contains_key(VOLATILE),
         };
@@ -163,34 +177,84 @@ impl Snapshots {
         match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
             Rootfs::Plain(ids) => {
                 dirs::heal_layers(layout, parents)?;
-                Ok(mounts::plain(layout, host, snapshot, &ids))
+                Ok(mounts::plain(layout, host, &snapshot, &ids))
             }
             Rootfs::Guest { marked, parents } => {
-                mounts::guest(layout, host, snapshot, &parents, marked.as_ref()).map_err(slice)
+                mounts::guest(layout, host, &snapshot, &parents, marked.as_ref()).map_err(slice)
             }
             Rootfs::Nydus { meta, above } => {
                 let image = image(&meta, &chain);
-                let failed = |error| Error::Image(record.key.clone(), error);
-                let lower = self.lower(image).await.map_err(failed)?;
-                mounts::nydus(layout, host, snapshot, &above, &lower).map_err(slice)
+                let lower = self.lower(record, image).await?;
+                mounts::nydus(layout, host, &snapshot, &above, &lower).map_err(slice)
             }
         }
     }
 
     /// The image on this host, served if that is how it is, and what the slice carries of it.
-    async fn lower(&self, image: Image) -> Result<Lower, crate::images::Error> {
+    async fn lower(&self, record: &Record, image: Image) -> Result<Lower> {
+        let failed = |error| Error::Image(record.key.clone(), error);
         let bootstrap = self.layout.bootstrap(image.id);
-        let version = bootstrap::version(&bootstrap)?;
+        let version = bootstrap::version(&bootstrap).map_err(|error| failed(error.into()))?;
         let none = self.images.mode() == DaemonMode::None;
-        let (lower, config) = if none {
-            (self.layout.fs(image.id), self.images.config(&image).await?)
-        } else {
-            let served = self.images.serve(image).await?;
-            (served.lower.clone(), served.config.clone())
-        };
         let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
+        let native = match none {
+            true => Some(self.layout.fs(image.id)),
+            false => self.native(record, &image).await?,
+        };
+        let (lower, config) = match native {
+            Some(lower) if carries => (lower, self.images.config(&image).await.map_err(failed)?),
+            Some(lower) => (lower, Secret::default()),
+            None => {
+                let served = self.images.serve(image).await.map_err(failed)?;
+                (served.lower.clone(), served.config.clone())
+            }
+        };
         let carried = carries.then_some(Carried { bootstrap, config, version });
         Ok(Lower { lower, carried })
+    }
+
+    /// Where the kernel serves the image for this snapshot; `None` if `nydusd` shall.
+    async fn native(&self, record: &Record, image: &Image) -> Result<Option<PathBuf>> {
+        if self.must_be_native(record) {
+            let failed = |error| Error::Native(record.key.clone(), error);
+            return self.awaited(image).await.map(Some).map_err(failed);
+        }
+        // A snapshot that got a daemon's mount keeps it as long as that daemon serves the image.
+        if !record.kernel && self.images.is_served(image.id).await {
+            return Ok(None);
+        }
+        let served = self.natives.serve(image.id).await;
+        let mounted = served.unwrap_or_else(|error| {
+            tracing::warn!(key = record.key, %error, "the image goes back to nydusd");
+            None
+        });
+        if mounted.is_none() && record.kernel {
+            let (key, id) = (record.key.clone(), record.id);
+            self.store.write(move |draft| draft.set_kernel(&key, id, false)).await?;
+        }
+        Ok(mounted)
+    }
+
+    /// Whether a snapshot may not get a daemon's mount: it is configured so, or its owners are
+    /// mapped, which FUSE cannot do.
+    fn must_be_native(&self, record: &Record) -> bool {
+        self.natives.policy() == KernelNative::Required
+            || matches!(IdMap::of(&record.labels), Ok(Some(_)))
+    }
+
+    /// The image by the kernel, however long it takes to complete it.
+    async fn awaited(&self, image: &Image) -> Result<PathBuf, Arc<native::Error>> {
+        // Again where its files have changed meanwhile.
+        for _ in 0..2 {
+            match self.natives.serve(image.id).await {
+                Ok(Some(lower)) => return Ok(lower),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(image = image.id, %error, "it is promoted again"),
+            }
+            self.natives.promote(&self.images, image, true).ended().await?;
+        }
+        let mounted = self.natives.serve(image.id).await.map_err(Arc::new)?;
+        mounted.ok_or_else(|| Arc::new(rafs_erofs::Error::Stopped.into()))
     }
 
     /// Makes an active snapshot a committed one. What it holds is on disk first.
@@ -245,7 +309,10 @@ impl Snapshots {
     /// Removes the directory of a removed snapshot, and what served it.
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
+        self.natives.cancel(id).await;
         self.images.release(id, || true).await.map_err(failed)?;
+        let failed = |error| Error::Native(id.to_string(), Arc::new(error));
+        self.natives.remove(id).await.map_err(failed)?;
         let directory = self.layout.snapshot(id);
         blocking(directory.display().to_string(), move || dirs::remove(&directory)).await?;
         let forget = move |draft: &mut Draft<'_>| {
@@ -321,12 +388,17 @@ impl Snapshots {
         self.collect_cache().await
     }
 
-    async fn release_unused(&self) -> Result<()> {
-        let needs = |id: &u64| !matches!(self.needed(), Ok(Some(needed)) if !needed.contains(id));
-        let needed = self.needed()?;
-        let needed = |id: &u64| needed.as_ref().is_none_or(|needed| needed.contains(id));
-        for id in self.images.known().into_iter().filter(|id| !needed(id)) {
-            let unused = || !needs(&id);
+    /// Ends daemons, and unmounts what the kernel serves, of images that no snapshot needs.
+    ///
+    /// # Errors
+    /// The store failed. What cannot be ended is logged.
+    pub async fn release_unused(&self) -> Result<()> {
+        let Some(needed) = self.needed()? else { return Ok(()) };
+        let still = |of: fn(&Needed) -> &BTreeSet<u64>, id: u64| {
+            !matches!(self.needed(), Ok(Some(needed)) if !of(&needed).contains(&id))
+        };
+        for id in self.images.known().into_iter().filter(|id| !needed.daemon.contains(id)) {
+            let unused = || !still(|needed| &needed.daemon, id);
             if let Err(error) = self.images.release(id, unused).await {
                 tracing::error!(id, %error, "the image's daemon cannot be stopped");
             }
@@ -334,21 +406,35 @@ impl Snapshots {
         if let Err(error) = self.images.release_shared().await {
             tracing::error!(%error, "the shared daemon cannot be stopped");
         }
+        for id in self.natives.mounted().into_iter().filter(|id| !needed.kernel.contains(id)) {
+            let unused = || !still(|needed| &needed.kernel, id);
+            if let Err(error) = self.natives.release(id, unused).await {
+                tracing::error!(id, %error, "the image cannot be unmounted");
+            }
+        }
         Ok(())
     }
 
-    /// Snapshots whose images are needed. An image with a daemon of its own is while a container
-    /// or view is on it; one of the shared daemon while its layers are there, because releases of
-    /// `nydusd` crash when they lose an image early. `None` if a damaged record hides that.
-    fn needed(&self) -> Result<Option<BTreeSet<u64>>> {
+    /// What snapshots need. An image with a daemon of its own needs that while a container or view
+    /// is on its mount; one of the shared daemon while its layers are there, because releases of
+    /// `nydusd` crash when they lose an image early, or until the kernel serves it and nobody is on
+    /// the daemon's mount. `None` if a damaged record hides that.
+    fn needed(&self) -> Result<Option<Needed>> {
         let shared = self.images.mode() == DaemonMode::Shared;
-        let (mut needed, mut all) = (BTreeSet::new(), true);
+        let mut needed = Needed::default();
+        needed.daemon.extend(self.natives.working());
+        let mut all = true;
         let whole = self.each(|read, record| {
-            needed.extend(shared.then_some(record.id));
+            let layer = shared && !self.natives.is_promoted(record.id);
+            needed.daemon.extend(layer.then_some(record.id));
             if record.kind != Kind::Committed {
                 let parents = read.parents(&record);
                 all &= parents.is_ok();
-                needed.extend(parents.iter().flatten().map(|parent| parent.id));
+                let ids: Vec<_> = parents.iter().flatten().map(|parent| parent.id).collect();
+                needed.kernel.extend(&ids);
+                if !record.kernel && !self.must_be_native(&record) {
+                    needed.daemon.extend(ids);
+                }
             }
         })?;
         Ok((whole && all).then_some(needed))
@@ -401,6 +487,35 @@ impl Snapshots {
         Ok(())
     }
 
+    /// All Nydus images: the number of the snapshot with the bootstrap, and the reference.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn nydus_images(&self) -> Result<Vec<(u64, String)>> {
+        let mut images = Vec::new();
+        self.each(|_, record| {
+            if record.kind == Kind::Committed && record.labels.contains_key(NYDUS_BOOTSTRAP) {
+                let reference = labels::image_ref(&record.labels).unwrap_or_default();
+                images.push((record.id, reference.to_owned()));
+            }
+        })?;
+        images.sort();
+        Ok(images)
+    }
+
+    /// The newest image with this reference or number.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn find_image(&self, wanted: &str) -> Result<Option<Image>> {
+        let images = self.nydus_images()?;
+        let is_it = |(id, reference): &&(u64, String)| {
+            reference == wanted || id.to_string() == wanted
+        };
+        let found = images.iter().rev().find(is_it).map(|(id, _)| *id);
+        Ok(found.map(self.images_of_numbers()?))
+    }
+
     /// The images whose bootstraps are in these snapshots: after a restart, when only their
     /// numbers are known. Of one that is gone nothing else is known.
     ///
@@ -417,6 +532,24 @@ impl Snapshots {
         })?;
         let unknown = |id| Image { id, labels: Labels::new(), blobs: Vec::new() };
         Ok(move |id| images.get(&id).cloned().unwrap_or_else(|| unknown(id)))
+    }
+}
+
+/// Numbers of snapshots whose images are needed.
+#[derive(Default)]
+struct Needed {
+    /// By `nydusd`.
+    daemon: BTreeSet<u64>,
+    /// By the kernel, where they are promoted.
+    kernel: BTreeSet<u64>,
+}
+
+/// The snapshot with the bootstrap, if it is a container of a Nydus image.
+fn meta_of(record: &Record, parents: &[Record], driver: Driver) -> Option<u64> {
+    let chain: Vec<_> = parents.iter().map(parent).collect();
+    match resolve::rootfs(&record.labels, &chain, driver) {
+        Ok(Rootfs::Nydus { meta, .. }) => Some(meta.id),
+        _ => None,
     }
 }
 

@@ -1,24 +1,34 @@
-//! `containerd-nydus-grpc status`: what runs, asked of the running snapshotter.
+//! `containerd-nydus-grpc status`: what runs, asked of the running snapshotter; the service that
+//! answers it and `warm`.
 
 use crate::config::Config;
 use crate::health::Health;
+use crate::native::{Known, Stage};
 use crate::snapshots::Snapshots;
 use crate::store;
 use anyhow::{Context, Result};
 use containerd_proto::nydus::status_client::StatusClient;
 use containerd_proto::nydus::status_server::Status as Calls;
-use containerd_proto::nydus::{GetRequest, GetResponse};
+use containerd_proto::nydus::{GetRequest, GetResponse, WarmProgress, WarmRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tabwriter::TabWriter;
+use tokio_stream::Stream;
+use tonic::transport::Channel;
 use tonic::{Request, Response};
 
 /// Bytes of an answer, at most: some 200,000 snapshots.
 const LARGEST: usize = 64 << 20;
+
+/// How often a stream says something, so that its end is noticed; and how long a client waits.
+const ALIVE: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// All that `status` shows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,8 +41,11 @@ pub struct Report {
     pub daemon_mode: String,
     /// `nydusd` processes.
     pub daemons: Vec<Daemon>,
-    /// Images that are served.
+    /// Images that `nydusd` serves.
     pub instances: Vec<Instance>,
+    /// All Nydus images.
+    #[serde(default)]
+    pub images: Vec<Image>,
     /// Snapshots.
     pub snapshots: Vec<Snapshot>,
 }
@@ -69,6 +82,26 @@ pub struct Instance {
     pub failed_operations: u64,
     /// Bytes read from it.
     pub bytes_read: u64,
+}
+
+/// A Nydus image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Image {
+    /// Number of the snapshot with its bootstrap.
+    pub snapshot: u64,
+    /// Its reference, empty if not known.
+    pub image: String,
+    /// Who serves it: `kernel` (new containers), `fuse`, `both` (old containers are on FUSE
+    /// still), or `-`.
+    pub served: String,
+    /// Bytes that are cached, unpacked, when it was looked at last.
+    pub ready_bytes: u64,
+    /// Bytes that it has; 0 if it was not looked at.
+    pub bytes: u64,
+    /// What is being done with it: `caching`, `copying`, `verifying`.
+    pub doing: Option<String>,
+    /// Why the kernel does not serve it.
+    pub why: Option<String>,
 }
 
 /// A snapshot.
@@ -129,9 +162,19 @@ impl Status {
             root: self.root.clone(),
             daemon_mode: self.mode.clone(),
             daemons: daemons.into_values().collect(),
+            images: self.images(&instances)?,
             instances,
             snapshots: self.list()?,
         })
+    }
+
+    fn images(&self, instances: &[Instance]) -> crate::error::Result<Vec<Image>> {
+        let known = self.snapshots.natives.all();
+        let image = |(id, image): (u64, String)| {
+            let fuse = instances.iter().any(|instance| instance.snapshot == id);
+            shown(id, image, fuse, &known.get(&id).cloned().unwrap_or_default())
+        };
+        Ok(self.snapshots.nydus_images()?.into_iter().map(image).collect())
     }
 
     fn list(&self) -> crate::error::Result<Vec<Snapshot>> {
@@ -149,6 +192,41 @@ impl Status {
     }
 }
 
+fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> Image {
+    let served = match (known.promoted, fuse) {
+        (true, true) => "both",
+        (true, false) => "kernel",
+        (false, true) => "fuse",
+        (false, false) => "-",
+    };
+    let progress = known.now().unwrap_or_default();
+    let mut image = Image {
+        snapshot,
+        image,
+        served: served.to_owned(),
+        ready_bytes: progress.ready_bytes,
+        bytes: progress.bytes,
+        doing: None,
+        why: known.why.clone(),
+    };
+    if let Some(job) = &known.job {
+        image.doing = Some(told(&job.stage()).stage);
+        image.why = None;
+    }
+    image
+}
+
+/// A stage in the words of the wire.
+fn told(stage: &Stage) -> WarmProgress {
+    let (stage, done, total) = match stage {
+        Stage::Caching(progress) => ("caching", progress.ready_bytes, progress.bytes),
+        Stage::Copying(done, total) => ("copying", *done, *total),
+        Stage::Verifying(done, total) => ("verifying", *done, *total),
+        Stage::Begun | Stage::Done | Stage::Failed(_) => ("waiting", 0, 0),
+    };
+    WarmProgress { stage: stage.to_owned(), done, total }
+}
+
 fn snapshot(record: store::Record) -> Snapshot {
     let kind = record.kind.name().to_owned();
     Snapshot { id: record.id, kind, key: record.key, parent: record.parent }
@@ -162,6 +240,48 @@ impl Calls for Status {
         let json = json.map_err(|error| tonic::Status::internal(error.to_string()))?;
         Ok(Response::new(GetResponse { json }))
     }
+
+    type WarmStream = Pin<Box<dyn Stream<Item = Result<WarmProgress, tonic::Status>> + Send>>;
+
+    async fn warm(
+        &self,
+        request: Request<WarmRequest>,
+    ) -> Result<Response<Self::WarmStream>, tonic::Status> {
+        let wanted = request.into_inner().image;
+        let found = self.snapshots.find_image(&wanted)?;
+        let image = found.ok_or_else(|| {
+            tonic::Status::not_found("no Nydus image of that reference or number is here: see status")
+        })?;
+        let natives = &self.snapshots.natives;
+        if natives.is_promoted(image.id) {
+            return Ok(Response::new(Box::pin(tokio_stream::empty())));
+        }
+        let mut job = natives.promote(&self.snapshots.images, &image, true);
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut stage = Some(job.stage());
+            while let Some(now) = stage {
+                let last = matches!(now, Stage::Done | Stage::Failed(_));
+                let said = match &now {
+                    Stage::Failed(error) if error.is_final() => {
+                        Err(tonic::Status::failed_precondition(error.to_string()))
+                    }
+                    Stage::Failed(error) => Err(tonic::Status::unknown(error.to_string())),
+                    Stage::Done => return,
+                    now => Ok(told(now)),
+                };
+                if sender.send(said).await.is_err() || last {
+                    return;
+                }
+                // Said again when nothing changes: so each side knows that the other is there.
+                stage = match tokio::time::timeout(ALIVE, job.next()).await {
+                    Ok(next) => next,
+                    Err(_) => Some(job.stage()),
+                };
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    }
 }
 
 /// Asks the snapshotter at `address` and prints what it says.
@@ -169,16 +289,25 @@ impl Calls for Status {
 /// # Errors
 /// Nobody answers there.
 pub async fn print(address: &Path, json: bool) -> Result<()> {
-    let context = || format!("no snapshotter answers on {}", address.display());
-    let client = StatusClient::connect(format!("unix://{}", address.display()));
-    let mut client = client.await.with_context(context)?.max_decoding_message_size(LARGEST);
-    let answer = client.get(GetRequest {}).await.with_context(context)?.into_inner();
+    let mut client = connect(address).await?;
+    let answer = client.get(GetRequest {}).await.with_context(|| nobody(address))?.into_inner();
     let text = match json {
         true => answer.json + "\n",
         false => table(&serde_json::from_str(&answer.json)?)?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// A client of the snapshotter at `address`.
+pub(crate) async fn connect(address: &Path) -> Result<StatusClient<Channel>> {
+    let client = StatusClient::connect(format!("unix://{}", address.display()));
+    let client = client.await.with_context(|| nobody(address))?;
+    Ok(client.max_decoding_message_size(LARGEST))
+}
+
+fn nobody(address: &Path) -> String {
+    format!("no snapshotter answers on {}", address.display())
 }
 
 /// The report for people.
@@ -198,6 +327,22 @@ fn table(report: &Report) -> Result<String> {
             rows,
             "{snapshot}\t{image}\t{daemon}\t{bytes_read}\t{failed_operations}\t{trouble}"
         )?;
+    }
+    writeln!(rows, "\nIMAGE\tREFERENCE\tSERVED\tCACHED\tWHY")?;
+    for image in &report.images {
+        let Image { snapshot, image, served, ready_bytes, bytes, doing, why } = image;
+        let cached = match (bytes, doing) {
+            (0, None) => "-".to_owned(),
+            (0, Some(doing)) => doing.clone(),
+            (_, doing) => {
+                let percent = 100 * u128::from(*ready_bytes) / u128::from(*bytes);
+                let of = indicatif::BinaryBytes(*bytes);
+                let doing = doing.as_ref().map(|doing| format!(", {doing}")).unwrap_or_default();
+                format!("{percent}% of {of}{doing}")
+            }
+        };
+        let why = why.as_deref().unwrap_or("-");
+        writeln!(rows, "{snapshot}\t{image}\t{served}\t{cached}\t{why}")?;
     }
     writeln!(rows, "\nID\tKIND\tKEY\tPARENT")?;
     for Snapshot { id, kind, key, parent } in &report.snapshots {
@@ -236,6 +381,26 @@ mod tests {
                 failed_operations: 1,
                 bytes_read: 4096,
             }],
+            images: vec![
+                Image {
+                    snapshot: 3,
+                    image: "reg/img:1".into(),
+                    served: "fuse".into(),
+                    ready_bytes: 1 << 29,
+                    bytes: 1 << 30,
+                    doing: Some("caching".into()),
+                    why: None,
+                },
+                Image {
+                    snapshot: 5,
+                    image: "reg/img:2".into(),
+                    served: "-".into(),
+                    ready_bytes: 0,
+                    bytes: 0,
+                    doing: None,
+                    why: Some("image is encrypted".into()),
+                },
+            ],
             snapshots: vec![Snapshot {
                 id: 3,
                 kind: "committed".into(),
@@ -249,6 +414,10 @@ d3      42   dedicated  running  /r/socket/d3/api.sock
 
 SNAPSHOT  IMAGE      DAEMON  READ  FAILED  TROUBLE
 3         reg/img:1  d3      4096  1       registry reg refuses the credentials
+
+IMAGE  REFERENCE  SERVED  CACHED                    WHY
+3      reg/img:1  fuse    50% of 1.00 GiB, caching  -
+5      reg/img:2  -       -                         image is encrypted
 
 ID  KIND       KEY                 PARENT
 3   committed  k8s.io/1/sha256:aa  -

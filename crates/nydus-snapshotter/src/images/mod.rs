@@ -215,6 +215,15 @@ impl Images {
         Ok(served)
     }
 
+    /// Whether an image is served. Waits for who is at it.
+    pub async fn is_served(&self, id: u64) -> bool {
+        let slot = self.slots().get(&id).map(Arc::clone);
+        match slot {
+            Some(slot) => slot.lock().await.as_ref().is_some_and(|served| !served.live.is_gone()),
+            None => false,
+        }
+    }
+
     /// Stops to serve an image, if `unused` still says so once nobody else is at it.
     ///
     /// # Errors
