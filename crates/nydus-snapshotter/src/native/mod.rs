@@ -205,13 +205,13 @@ impl Natives {
                 return Err(error.into());
             }
         };
-        let mounted = || match native.is_mounted(&target)? {
-            true => Ok(native.check().map_err(Erofs::from)?),
-            false => {
-                unmount(&target)?;
-                fs::create_dir_all(&target).map_err(|error| Error::File(target.clone(), error))?;
-                Ok(native.mount(way, &target)?)
+        let mounted = || {
+            fs::create_dir_all(&target).map_err(|error| Error::File(target.clone(), error))?;
+            if native.is_mounted(&target)? {
+                return Ok(native.check().map_err(Erofs::from)?);
             }
+            unmount(&target)?;
+            Ok(native.mount(way, &target)?)
         };
         match mounted() {
             Ok(()) => Ok(target),
