@@ -100,9 +100,9 @@ mod tests {
         ];
         for (uid, gid, expected) in table {
             let both = [(UID_MAPPING, uid), (GID_MAPPING, gid)];
-            let labels = both.into_iter().filter_map(|(name, value)| {
-                Some((name.to_owned(), value?.to_owned()))
-            });
+            let labels = both
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
             match (IdMap::of(&labels.collect()), expected) {
                 (Ok(map), Ok(root)) => assert_eq!(map.map(|map| map.root()), root),
                 (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),

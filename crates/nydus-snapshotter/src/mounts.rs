@@ -286,9 +286,7 @@ mod tests {
             (
                 Kind::Active,
                 Some(4),
-                format!(
-                    "overlay overlay [index=off {maps} {upper} lowerdir=/r/snapshots/4/fs]"
-                ),
+                format!("overlay overlay [index=off {maps} {upper} lowerdir=/r/snapshots/4/fs]"),
             ),
         ] {
             let snapshot = Snapshot { map: map.clone(), ..snapshot(kind) };

@@ -8,10 +8,12 @@ use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::idmap::IdMap;
 use crate::images::{Image, Images};
-use crate::labels::{self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE};
+use crate::labels::{
+    self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
+};
 use crate::layout::Layout;
-use crate::native::{self, Natives};
 use crate::mounts::{self, Carried, Host, Image as Lower};
+use crate::native::{self, Natives};
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
@@ -93,8 +95,8 @@ impl Snapshots {
             let mut record = draft.create(kind, &key, &parent, labels)?;
             let parents = draft.parents(&record)?;
             // Before anybody knows it: from here on it needs no daemon.
-            record.kernel = meta_of(&record, &parents, driver)
-                .is_some_and(|meta| natives.is_promoted(meta));
+            record.kernel =
+                meta_of(&record, &parents, driver).is_some_and(|meta| natives.is_promoted(meta));
             if record.kernel {
                 draft.set_kernel(&record.key, record.id, true)?;
             }
@@ -166,7 +168,8 @@ impl Snapshots {
     async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
         let slice = |error| Error::Slice(record.key.clone(), error);
         let chain: Vec<_> = parents.iter().map(parent).collect();
-        let map = IdMap::of(&record.labels).map_err(|error| Error::IdMap(record.key.clone(), error))?;
+        let map =
+            IdMap::of(&record.labels).map_err(|error| Error::IdMap(record.key.clone(), error))?;
         let snapshot = mounts::Snapshot {
             id: record.id,
             map,
@@ -394,9 +397,7 @@ impl Snapshots {
     /// The store failed. What cannot be ended is logged.
     pub async fn release_unused(&self) -> Result<()> {
         let Some(needed) = self.needed()? else { return Ok(()) };
-        let still = |of: fn(&Needed) -> &BTreeSet<u64>, id: u64| {
-            !matches!(self.needed(), Ok(Some(needed)) if !of(&needed).contains(&id))
-        };
+        let still = |of: fn(&Needed) -> &BTreeSet<u64>, id: u64| !matches!(self.needed(), Ok(Some(needed)) if !of(&needed).contains(&id));
         for id in self.images.known().into_iter().filter(|id| !needed.daemon.contains(id)) {
             let unused = || !still(|needed| &needed.daemon, id);
             if let Err(error) = self.images.release(id, unused).await {
@@ -509,9 +510,8 @@ impl Snapshots {
     /// The store failed.
     pub fn find_image(&self, wanted: &str) -> Result<Option<Image>> {
         let images = self.nydus_images()?;
-        let is_it = |(id, reference): &&(u64, String)| {
-            reference == wanted || id.to_string() == wanted
-        };
+        let is_it =
+            |(id, reference): &&(u64, String)| reference == wanted || id.to_string() == wanted;
         let found = images.iter().rev().find(is_it).map(|(id, _)| *id);
         Ok(found.map(self.images_of_numbers()?))
     }

@@ -250,7 +250,9 @@ impl Calls for Status {
         let wanted = request.into_inner().image;
         let found = self.snapshots.find_image(&wanted)?;
         let image = found.ok_or_else(|| {
-            tonic::Status::not_found("no Nydus image of that reference or number is here: see status")
+            tonic::Status::not_found(
+                "no Nydus image of that reference or number is here: see status",
+            )
         })?;
         let natives = &self.snapshots.natives;
         if natives.is_promoted(image.id) {

@@ -3,10 +3,13 @@
 use containerd_proto::snapshots::Mount;
 use nydus_e2e::bare::{BIG, MODES, Node, check_files, names_in, unmount};
 use nydus_e2e::client::Labels;
+use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
 use nydus_e2e::mounts::mounts;
+use nydus_e2e::node::{self, Case};
 use nydus_e2e::run::{Ran, run};
-use nydus_e2e::{programs, rootfs, service};
+use nydus_e2e::stage::Stage;
+use nydus_e2e::{not_run, programs, rootfs, service};
 use nydus_mount_slice::ExtraOption;
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
@@ -203,8 +206,13 @@ fn cut(file: &Path, length: u64) {
 fn replace(file: &Path) {
     let copy = file.with_extension("copy");
     fs::copy(file, &copy).expect("a copy");
-    let times = fs::FileTimes::new().set_modified(fs::metadata(file).and_then(|f| f.modified()).expect("a time"));
-    fs::File::options().write(true).open(&copy).and_then(|copy| copy.set_times(times)).expect("a time");
+    let times = fs::FileTimes::new()
+        .set_modified(fs::metadata(file).and_then(|f| f.modified()).expect("a time"));
+    fs::File::options()
+        .write(true)
+        .open(&copy)
+        .and_then(|copy| copy.set_times(times))
+        .expect("a time");
     fs::rename(copy, file).expect("a file");
 }
 
@@ -333,7 +341,10 @@ fn what_stays_with_nydusd() {
         let refused = node.client.prepare("mapped", &top, &mapping()).expect_err("FUSE");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
         assert!(refused.message().contains(why), "{refused}");
-        assert_eq!(node.expect(node.client.keys()).iter().filter(|key| *key == "mapped").count(), 0);
+        assert_eq!(
+            node.expect(node.client.keys()).iter().filter(|key| *key == "mapped").count(),
+            0
+        );
         unmount(&root);
         node.clear();
     }
@@ -364,7 +375,8 @@ fn owners_are_mapped() {
         assert_eq!(node.expect(node.client.mounts("mapped")), mapped);
         let root = node.mount(&mapped[0], "m0");
         check_all(&root);
-        let owner = |path: PathBuf| fs::metadata(path).map(|file| (file.uid(), file.gid())).expect("it");
+        let owner =
+            |path: PathBuf| fs::metadata(path).map(|file| (file.uid(), file.gid())).expect("it");
         for path in [root.clone(), root.join("data/both"), root.join("bin/busybox")] {
             assert_eq!(owner(path.clone()), (100_000, 100_000), "{}", path.display());
         }
@@ -437,4 +449,66 @@ fn files_in_use_stay() {
         drop(big);
         unmount(&root);
     }
+}
+
+/// With containerd, its shim and runc; from 2.1 on, with a user namespace too.
+#[test]
+fn through_containerd() {
+    let [old, _, new, _] = VERSIONS;
+    for (containerd, mode) in [(old, "shared"), (new, "dedicated")] {
+        let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+        let (rafs, helper) = (Rafs::V6, "nydus-overlayfs");
+        let case = Case { containerd, mode, rafs, helper, more: "" };
+        let Some(node) = node::Node::start(stage, case) else {
+            not_run!("{containerd}: a program is missing");
+            continue;
+        };
+        let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+        let sleeps = ["sleep", "1000"];
+        node.done(&node.containerd.start_container(&[], &reference, "lazy", &sleeps));
+        let mut command = Command::new(programs::ours("containerd-nydus-grpc"));
+        command.args(["warm", &reference, "--address"]).arg(node.snapshotter.socket());
+        node.done(&run(&mut command));
+        let files = ["cat", "/data/both", "/data/lower", "/data/upper"];
+        node.prints(&[], &reference, &files, "two\nlower\nupper\n");
+        node.done(&node.containerd.start_container(&[], &reference, "native", &sleeps));
+        let read = node.containerd.exec("lazy", &files);
+        assert_eq!(read.stdout, b"two\nlower\nupper\n", "{read}\n{}", node.logs());
+        assert!(!node.daemons().is_empty());
+        node.containerd.remove_container("lazy");
+        node.containerd.gc();
+        let gone = service::until(LIMIT, || node.daemons().is_empty());
+        assert!(gone, "{}", node.logs());
+        let suid = ["busybox", "su", "nobody", "-s", "/bin/suid"];
+        node.prints(&["--allow-new-privs"], &reference, &suid, "0 65534\n");
+        let ran = node.containerd.exec("native", &["wc", "-c", "/data/big"]);
+        assert!(ran.shows(node::BIG.to_string().as_bytes()), "{ran}\n{}", node.logs());
+        if containerd == new {
+            maps_owners(&node, &reference);
+        }
+        node.containerd.remove_container("native");
+        node.remove(&reference);
+        assert_eq!(node.daemons(), []);
+    }
+}
+
+/// Root inside is 100000 outside; so are the image's files, and what is written.
+fn maps_owners(node: &node::Node, reference: &str) {
+    let map = "0:100000:65536";
+    let options = ["--uidmap", map, "--gidmap", map, "--remap-labels"];
+    let shell = "id -u; stat -c %u:%g /data/both /bin /; echo mine > /data/both; \
+                 stat -c %u:%g /data/both; cat /proc/self/uid_map | tr -s ' '";
+    let expected = "0\n0:0\n0:0\n0:0\n0:0\n 0 100000 65536\n";
+    node.prints(&options, reference, &["sh", "-c", shell], expected);
+    let writes = ["sh", "-c", "echo mine > /data/both; sleep 1000"];
+    node.done(&node.containerd.start_container(&options, reference, "mapped", &writes));
+    let snapshots = node.snapshotter.root().join("snapshots");
+    let written = || {
+        let all = fs::read_dir(&snapshots).into_iter().flatten().flatten();
+        let owner = |path: PathBuf| fs::metadata(path).map(|file| (file.uid(), file.gid())).ok();
+        let mut owners = all.filter_map(|one| owner(one.path().join("fs/data/both")));
+        owners.any(|owner| owner == (100_000, 100_000))
+    };
+    assert!(service::until(LIMIT, written), "{}", node.logs());
+    node.containerd.remove_container("mapped");
 }

@@ -296,7 +296,9 @@ fn warm_rate(text: &str) -> Result<Option<u64>, Error> {
     match Memory::parse(text) {
         _ if text == "0" => Ok(None),
         Some(Memory::Bytes(bytes)) => Ok(Some(bytes)),
-        _ => Err(value("native.warm_rate", text, "bytes a second, such as 50MiB, or 0 for no limit")),
+        _ => {
+            Err(value("native.warm_rate", text, "bytes a second, such as 50MiB, or 0 for no limit"))
+        }
     }
 }
 

@@ -213,8 +213,7 @@ impl Work {
             fs::create_dir_all(natives.own(id))?;
             let (bootstrap, into) = (natives.layout.bootstrap(id), natives.files(id));
             let cache = &natives.settings.cache;
-            let promotion =
-                Promotion { bootstrap: &bootstrap, cache, into: &into, verity: true };
+            let promotion = Promotion { bootstrap: &bootstrap, cache, into: &into, verity: true };
             let mut before = 0;
             let outcome = promotion.run(&mut |step| {
                 let bytes = step.done.saturating_sub(before);

@@ -195,9 +195,8 @@ impl Natives {
 
     fn mount(&self, id: u64, way: Way) -> Result<PathBuf, Error> {
         let (files, target) = (self.files(id), self.target(id));
-        let loaded = Native::load(&files).and_then(|native| {
-            native.ok_or_else(|| Erofs::Changed(missing(&files)))
-        });
+        let loaded = Native::load(&files)
+            .and_then(|native| native.ok_or_else(|| Erofs::Changed(missing(&files))));
         let native = match loaded {
             Ok(native) => native,
             Err(error) => {
@@ -269,7 +268,10 @@ impl Natives {
 
     /// Ends all jobs, soon.
     pub fn stop(&self) {
-        self.known().values().filter_map(|known| known.job.as_ref()).for_each(|job| job.reins.stop());
+        self.known()
+            .values()
+            .filter_map(|known| known.job.as_ref())
+            .for_each(|job| job.reins.stop());
     }
 
     /// Removes all that belongs to an image. Mounts that containers have keep the files until then.

@@ -75,7 +75,8 @@ fn one(
         }
     }
     // It was read for the cache on disk: memory is for what containers read.
-    let _ = rustix::fs::fadvise(&file, 0, std::num::NonZero::new(length), rustix::fs::Advice::DontNeed);
+    let _ =
+        rustix::fs::fadvise(&file, 0, std::num::NonZero::new(length), rustix::fs::Advice::DontNeed);
     Ok(ControlFlow::Continue(()))
 }
 

@@ -31,10 +31,12 @@ pub(super) fn text(version: &str, directory: &Path, plugin: &Path, root: &Path) 
         version if version.ends_with("transfer") => format!("{V3}{TRANSFER}"),
         _ => format!("{V3}{LOCAL}"),
     };
+    let maps = if version < "containerd-2" { "" } else { MAPS };
     let paths = [("DIRECTORY", directory), ("PLUGIN", plugin), ("EXPORTED", root)];
     let fill =
         |text: String, (word, path): (&str, &Path)| text.replace(word, &path.to_string_lossy());
-    paths.into_iter().fold(format!("{text}{BOTH}"), fill)
+    let text = text + &BOTH.replace("MAPS", maps);
+    paths.into_iter().fold(text, fill)
 }
 
 /// Versions 1.6 and 1.7.
@@ -80,13 +82,16 @@ const TRANSFER: &str = r#"
   snapshotter = "nydus"
 "#;
 
+/// The snapshotter maps owners: else containerd makes a copy of the image for each mapping.
+const MAPS: &str = "  capabilities = [\"remap-ids\"]\n";
+
 const BOTH: &str = r#"
 [grpc]
   address = "DIRECTORY/containerd.sock"
 [proxy_plugins.nydus]
   type = "snapshot"
   address = "PLUGIN"
-[proxy_plugins.nydus.exports]
+MAPS[proxy_plugins.nydus.exports]
   root = "EXPORTED"
   enable_remote_snapshot_annotations = "true"
 "#;

@@ -2,6 +2,7 @@
 //! containerd's own, in turn, by the same client. Writes JSON to the path that it gets.
 
 mod handoff;
+mod native;
 
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
 use containerd_proto::snapshots::{
@@ -46,8 +47,10 @@ fn main() {
     };
     let calls = calls(stage, quick);
     let containers = containers(quick);
+    let native = native::measure(quick);
     let handoff = handoff::measure(quick);
-    let results = json!({ "calls": calls, "containers": containers, "handoff": handoff });
+    let results =
+        json!({ "calls": calls, "containers": containers, "native": native, "handoff": handoff });
     let text = serde_json::to_string_pretty(&results).expect("JSON") + "\n";
     std::fs::write(&json, text).expect("a file for the results");
 }
