@@ -15,6 +15,7 @@ pub mod import;
 pub mod labels;
 pub mod layout;
 pub mod logging;
+mod lower;
 pub mod metrics;
 pub mod mounts;
 pub mod native;

@@ -2,7 +2,7 @@
 //! [`crate::resolve`] and the mounts of [`crate::mounts`]. Nothing of gRPC is known here.
 
 use crate::cache;
-use crate::config::{DaemonMode, KernelNative};
+use crate::config::DaemonMode;
 use crate::directories as dirs;
 use crate::error::{Error, Result};
 use crate::filter::Filters;
@@ -12,13 +12,12 @@ use crate::labels::{
     self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
 };
 use crate::layout::Layout;
-use crate::mounts::{self, Carried, Host, Image as Lower};
-use crate::native::{self, Natives};
+use crate::mounts::{self, Host};
+use crate::native::Natives;
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
-use nydus_mount_slice::{Mount, Secret};
-use nydusd_client::bootstrap;
+use nydus_mount_slice::Mount;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -193,73 +192,6 @@ impl Snapshots {
         }
     }
 
-    /// The image on this host, served if that is how it is, and what the slice carries of it.
-    async fn lower(&self, record: &Record, image: Image) -> Result<Lower> {
-        let failed = |error| Error::Image(record.key.clone(), error);
-        let bootstrap = self.layout.bootstrap(image.id);
-        let version = bootstrap::version(&bootstrap).map_err(|error| failed(error.into()))?;
-        let none = self.images.mode() == DaemonMode::None;
-        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
-        let native = match none {
-            true => Some(self.layout.fs(image.id)),
-            false => self.native(record, &image).await?,
-        };
-        let (lower, config) = match native {
-            Some(lower) if carries => (lower, self.images.config(&image).await.map_err(failed)?),
-            Some(lower) => (lower, Secret::default()),
-            None => {
-                let served = self.images.serve(image).await.map_err(failed)?;
-                (served.lower.clone(), served.config.clone())
-            }
-        };
-        let carried = carries.then_some(Carried { bootstrap, config, version });
-        Ok(Lower { lower, carried })
-    }
-
-    /// Where the kernel serves the image for this snapshot; `None` if `nydusd` shall.
-    async fn native(&self, record: &Record, image: &Image) -> Result<Option<PathBuf>> {
-        if self.must_be_native(record) {
-            let failed = |error| Error::Native(record.key.clone(), error);
-            return self.awaited(image).await.map(Some).map_err(failed);
-        }
-        // A snapshot that got a daemon's mount keeps it as long as that daemon serves the image.
-        if !record.kernel && self.images.is_served(image.id).await {
-            return Ok(None);
-        }
-        let served = self.natives.serve(image.id).await;
-        let mounted = served.unwrap_or_else(|error| {
-            tracing::warn!(key = record.key, %error, "the image goes back to nydusd");
-            None
-        });
-        if mounted.is_none() && record.kernel {
-            let (key, id) = (record.key.clone(), record.id);
-            self.store.write(move |draft| draft.set_kernel(&key, id, false)).await?;
-        }
-        Ok(mounted)
-    }
-
-    /// Whether a snapshot may not get a daemon's mount: it is configured so, or its owners are
-    /// mapped, which FUSE cannot do.
-    fn must_be_native(&self, record: &Record) -> bool {
-        self.natives.policy() == KernelNative::Required
-            || matches!(IdMap::of(&record.labels), Ok(Some(_)))
-    }
-
-    /// The image by the kernel, however long it takes to complete it.
-    async fn awaited(&self, image: &Image) -> Result<PathBuf, Arc<native::Error>> {
-        // Again where its files have changed meanwhile.
-        for _ in 0..2 {
-            match self.natives.serve(image.id).await {
-                Ok(Some(lower)) => return Ok(lower),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(image = image.id, %error, "it is promoted again"),
-            }
-            self.natives.promote(&self.images, image, true).ended().await?;
-        }
-        let mounted = self.natives.serve(image.id).await.map_err(Arc::new)?;
-        mounted.ok_or_else(|| Arc::new(rafs_erofs::Error::Stopped.into()))
-    }
-
     /// Makes an active snapshot a committed one. What it holds is on disk first.
     ///
     /// # Errors
@@ -312,8 +244,13 @@ impl Snapshots {
     /// Removes the directory of a removed snapshot, and what served it.
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
-        self.natives.cancel(id).await;
+        let job = self.natives.cancel(id);
         self.images.release(id, || true).await.map_err(failed)?;
+        if let Some(job) = job {
+            // It may just have started a daemon.
+            let _ = job.ended().await;
+            self.images.release(id, || true).await.map_err(failed)?;
+        }
         let failed = |error| Error::Native(id.to_string(), Arc::new(error));
         self.natives.remove(id).await.map_err(failed)?;
         let directory = self.layout.snapshot(id);
@@ -369,7 +306,10 @@ impl Snapshots {
                 let blob = record.labels.get(LAYER_DIGEST);
                 let blob = blob.filter(|_| record.labels.contains_key(NYDUS_BLOB));
                 let cached = blob.map(|blob| cache::usage(&self.options.cache, blob));
-                Ok(cached.map_or(record.usage, |cached| record.usage + cached))
+                let native = record.labels.contains_key(NYDUS_BOOTSTRAP);
+                let native = native.then(|| self.natives.usage(record.id));
+                let more = [cached, native].into_iter().flatten();
+                Ok(more.fold(record.usage, |sum, more| sum + more))
             }
         }
     }
@@ -471,20 +411,43 @@ impl Snapshots {
         let whole = self.each(|_, record| {
             let (own, names_others) = cache::of(&record);
             used.extend(own);
-            bootstraps.extend(names_others.then(|| self.layout.bootstrap(record.id)));
+            bootstraps.extend(names_others.then_some(record.id));
         })?;
         if !whole {
             tracing::warn!("nothing is freed from the cache: a record is damaged");
             return Ok(());
         }
+        // No daemon starts on them meanwhile.
+        let held: HashMap<_, _> = self
+            .natives
+            .mounted()
+            .into_iter()
+            .filter_map(|id| Some((id, self.images.hold(id)?)))
+            .collect();
+        let ids: Vec<_> = held.keys().copied().collect();
+        let (natives, layout) = (Arc::clone(&self.natives), self.layout.clone());
         let free = move || {
-            bootstraps.iter().try_for_each(|path| cache::add(&mut used, &cached, path))?;
-            cache::remove(&cache, &(&cached - &used))
+            // Of these no daemon needs the cached ones, unless it is another image's.
+            let copied = |id: &u64| match held.contains_key(id) {
+                true => natives.copied(*id),
+                false => cache::Blobs::new(),
+            };
+            let copies: Vec<_> = bootstraps.iter().map(copied).collect();
+            used.retain(|blob| !copies.iter().any(|copies| copies.contains(blob)));
+            for (id, copies) in bootstraps.iter().zip(copies) {
+                let mut named = cache::Blobs::new();
+                cache::add(&mut named, &cached, &layout.bootstrap(*id))?;
+                used.extend(&named - &copies);
+            }
+            cache::remove(&cache, &(&cached - &used))?;
+            drop(held);
+            Ok(())
         };
         let shown = self.options.cache.display().to_string();
         if let Err(error) = blocking(shown, free).await {
             tracing::warn!(%error, "not all that is unused is freed from the cache");
         }
+        ids.into_iter().for_each(|id| self.images.forget_slot(id));
         Ok(())
     }
 

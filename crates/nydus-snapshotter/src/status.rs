@@ -1,11 +1,12 @@
 //! `containerd-nydus-grpc status`: what runs, asked of the running snapshotter; the service that
 //! answers it and `warm`.
 
+mod images;
+
 use crate::config::Config;
 use crate::health::Health;
-use crate::native::{Known, Stage};
 use crate::snapshots::Snapshots;
-use crate::store;
+use crate::{store, warm};
 use anyhow::{Context, Result};
 use containerd_proto::nydus::status_client::StatusClient;
 use containerd_proto::nydus::status_server::Status as Calls;
@@ -17,7 +18,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tabwriter::TabWriter;
 use tokio_stream::Stream;
 use tonic::transport::Channel;
@@ -26,9 +26,7 @@ use tonic::{Request, Response};
 /// Bytes of an answer, at most: some 200,000 snapshots.
 const LARGEST: usize = 64 << 20;
 
-/// How often a stream says something, so that its end is noticed; and how long a client waits.
-const ALIVE: Duration = Duration::from_secs(5);
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub use images::Image;
 
 /// All that `status` shows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,26 +80,6 @@ pub struct Instance {
     pub failed_operations: u64,
     /// Bytes read from it.
     pub bytes_read: u64,
-}
-
-/// A Nydus image.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Image {
-    /// Number of the snapshot with its bootstrap.
-    pub snapshot: u64,
-    /// Its reference, empty if not known.
-    pub image: String,
-    /// Who serves it: `kernel` (new containers), `fuse`, `both` (old containers are on FUSE
-    /// still), or `-`.
-    pub served: String,
-    /// Bytes that are cached, unpacked, when it was looked at last.
-    pub ready_bytes: u64,
-    /// Bytes that it has; 0 if it was not looked at.
-    pub bytes: u64,
-    /// What is being done with it: `caching`, `copying`, `verifying`.
-    pub doing: Option<String>,
-    /// Why the kernel does not serve it.
-    pub why: Option<String>,
 }
 
 /// A snapshot.
@@ -162,19 +140,10 @@ impl Status {
             root: self.root.clone(),
             daemon_mode: self.mode.clone(),
             daemons: daemons.into_values().collect(),
-            images: self.images(&instances)?,
+            images: Image::all(&self.snapshots, &instances)?,
             instances,
             snapshots: self.list()?,
         })
-    }
-
-    fn images(&self, instances: &[Instance]) -> crate::error::Result<Vec<Image>> {
-        let known = self.snapshots.natives.all();
-        let image = |(id, image): (u64, String)| {
-            let fuse = instances.iter().any(|instance| instance.snapshot == id);
-            shown(id, image, fuse, &known.get(&id).cloned().unwrap_or_default())
-        };
-        Ok(self.snapshots.nydus_images()?.into_iter().map(image).collect())
     }
 
     fn list(&self) -> crate::error::Result<Vec<Snapshot>> {
@@ -190,41 +159,6 @@ impl Status {
         all.sort_by_key(|snapshot| snapshot.id);
         Ok(all)
     }
-}
-
-fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> Image {
-    let served = match (known.promoted, fuse) {
-        (true, true) => "both",
-        (true, false) => "kernel",
-        (false, true) => "fuse",
-        (false, false) => "-",
-    };
-    let progress = known.now().unwrap_or_default();
-    let mut image = Image {
-        snapshot,
-        image,
-        served: served.to_owned(),
-        ready_bytes: progress.ready_bytes,
-        bytes: progress.bytes,
-        doing: None,
-        why: known.why.clone(),
-    };
-    if let Some(job) = &known.job {
-        image.doing = Some(told(&job.stage()).stage);
-        image.why = None;
-    }
-    image
-}
-
-/// A stage in the words of the wire.
-fn told(stage: &Stage) -> WarmProgress {
-    let (stage, done, total) = match stage {
-        Stage::Caching(progress) => ("caching", progress.ready_bytes, progress.bytes),
-        Stage::Copying(done, total) => ("copying", *done, *total),
-        Stage::Verifying(done, total) => ("verifying", *done, *total),
-        Stage::Begun | Stage::Done | Stage::Failed(_) => ("waiting", 0, 0),
-    };
-    WarmProgress { stage: stage.to_owned(), done, total }
 }
 
 fn snapshot(record: store::Record) -> Snapshot {
@@ -258,30 +192,9 @@ impl Calls for Status {
         if natives.is_promoted(image.id) {
             return Ok(Response::new(Box::pin(tokio_stream::empty())));
         }
-        let mut job = natives.promote(&self.snapshots.images, &image, true);
+        let job = natives.promote(&self.snapshots.images, &image, true);
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        tokio::spawn(async move {
-            let mut stage = Some(job.stage());
-            while let Some(now) = stage {
-                let last = matches!(now, Stage::Done | Stage::Failed(_));
-                let said = match &now {
-                    Stage::Failed(error) if error.is_final() => {
-                        Err(tonic::Status::failed_precondition(error.to_string()))
-                    }
-                    Stage::Failed(error) => Err(tonic::Status::unknown(error.to_string())),
-                    Stage::Done => return,
-                    now => Ok(told(now)),
-                };
-                if sender.send(said).await.is_err() || last {
-                    return;
-                }
-                // Said again when nothing changes: so each side knows that the other is there.
-                stage = match tokio::time::timeout(ALIVE, job.next()).await {
-                    Ok(next) => next,
-                    Err(_) => Some(job.stage()),
-                };
-            }
-        });
+        tokio::spawn(warm::tell(job, sender));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
     }
 }
@@ -330,22 +243,7 @@ fn table(report: &Report) -> Result<String> {
             "{snapshot}\t{image}\t{daemon}\t{bytes_read}\t{failed_operations}\t{trouble}"
         )?;
     }
-    writeln!(rows, "\nIMAGE\tREFERENCE\tSERVED\tCACHED\tWHY")?;
-    for image in &report.images {
-        let Image { snapshot, image, served, ready_bytes, bytes, doing, why } = image;
-        let cached = match (bytes, doing) {
-            (0, None) => "-".to_owned(),
-            (0, Some(doing)) => doing.clone(),
-            (_, doing) => {
-                let percent = 100 * u128::from(*ready_bytes) / u128::from(*bytes);
-                let of = indicatif::BinaryBytes(*bytes);
-                let doing = doing.as_ref().map(|doing| format!(", {doing}")).unwrap_or_default();
-                format!("{percent}% of {of}{doing}")
-            }
-        };
-        let why = why.as_deref().unwrap_or("-");
-        writeln!(rows, "{snapshot}\t{image}\t{served}\t{cached}\t{why}")?;
-    }
+    Image::rows(&report.images, &mut rows)?;
     writeln!(rows, "\nID\tKIND\tKEY\tPARENT")?;
     for Snapshot { id, kind, key, parent } in &report.snapshots {
         let parent = if parent.is_empty() { "-" } else { parent };

@@ -301,8 +301,15 @@ impl Images {
         Arc::clone(self.slots().entry(id).or_default())
     }
 
+    /// Keeps an image that is not served from being served, until this is dropped; then
+    /// [`Images::forget_slot`].
+    pub fn hold(&self, id: u64) -> Option<impl Send + use<>> {
+        let slot = self.slot(id).try_lock_owned().ok()?;
+        slot.is_none().then_some(slot)
+    }
+
     /// Drops an empty slot that nobody holds.
-    fn forget_slot(&self, id: u64) {
+    pub fn forget_slot(&self, id: u64) {
         let mut slots = self.slots();
         if slots.get(&id).is_some_and(|slot| Arc::strong_count(slot) == 1) {
             slots.remove(&id);

@@ -1,9 +1,8 @@
 //! A job: completes an image's cache, if that must be, and promotes it.
 
-use super::{Error, Known, Natives, Reins, blocking, promoted, read};
+use super::{Error, Known, Natives, Reins, blocking, private, promoted, read};
 use crate::images::{Image, Images};
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress, Promotion};
-use std::fs;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,7 +152,11 @@ impl Work {
             if self.natives.is_promoted(id) {
                 return Ok(());
             }
-            if !self.natives.look(id).await?.complete() {
+            let progress = self.natives.look(id).await?;
+            if self.reins.is_stopped() {
+                return Err(Erofs::Stopped.into());
+            }
+            if !progress.complete() {
                 self.cache().await?;
             }
             self.natives.way().await?;
@@ -210,7 +213,7 @@ impl Work {
         let verified = move || {
             let _lock = lock;
             let natives = &work.natives;
-            fs::create_dir_all(natives.own(id))?;
+            private(&natives.own(id))?;
             let (bootstrap, into) = (natives.layout.bootstrap(id), natives.files(id));
             let cache = &natives.settings.cache;
             let promotion = Promotion { bootstrap: &bootstrap, cache, into: &into, verity: true };

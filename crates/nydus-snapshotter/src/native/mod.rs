@@ -6,6 +6,7 @@
 //! snapshot with the bootstrap. An image has a lock of its own; a job that promotes it outlives its
 //! caller.
 
+mod disk;
 mod job;
 pub mod pace;
 mod read;
@@ -14,9 +15,12 @@ mod watch;
 pub use job::{Job, Stage};
 pub use watch::watch;
 
+use crate::cache::Blobs;
 use crate::config::KernelNative;
 use crate::images;
 use crate::layout::Layout;
+use crate::usage::Usage;
+use disk::{changed_device, files, found, gone, missing, place, private, promoted};
 use pace::{Pace, Reins};
 use rafs_erofs::{Cache, Error as Erofs, Native, Placement, Progress, Unsupported, Way, unmount};
 use std::collections::{BTreeMap, HashMap};
@@ -142,7 +146,7 @@ impl Natives {
         let scratch = self.place.clone();
         let probe = move || {
             // What is wrong with the directory is what the probe says.
-            let _ = fs::create_dir_all(&scratch);
+            let _ = private(&scratch);
             rafs_erofs::probe(&scratch)
         };
         let probed = self.way.get_or_try_init(|| blocking(&self.place, move || Ok(probe())));
@@ -205,7 +209,7 @@ impl Natives {
             }
         };
         let mounted = || {
-            fs::create_dir_all(&target).map_err(|error| Error::File(target.clone(), error))?;
+            private(&target).map_err(|error| Error::File(target.clone(), error))?;
             if native.is_mounted(&target)? {
                 return Ok(native.check().map_err(Erofs::from)?);
             }
@@ -257,13 +261,36 @@ impl Natives {
         Ok(())
     }
 
-    /// Ends the job that is at an image, if there is one.
-    pub async fn cancel(&self, id: u64) {
+    /// Tells the job that is at an image to end, if there is one.
+    pub fn cancel(&self, id: u64) -> Option<Job> {
         let job = self.known().get(&id).and_then(|known| known.job.clone());
-        if let Some(job) = job {
-            job.reins.stop();
-            let _ = job.ended().await;
+        job.inspect(|job| job.reins.stop())
+    }
+
+    /// Why no image is promoted here.
+    pub fn obstacle(&self) -> Option<String> {
+        match (self.settings.policy, self.way.get()) {
+            (KernelNative::Off, _) => Some(Error::Off.to_string()),
+            (_, Some(Err(error))) => Some(error.to_string()),
+            _ => None,
         }
+    }
+
+    /// Blobs of an image that is promoted of which there are copies: it needs no cached ones.
+    pub fn copied(&self, id: u64) -> Blobs {
+        let native = self.is_promoted(id).then(|| Native::load(&self.files(id)).ok().flatten());
+        let copies = |native: Native| {
+            let devices = native.devices().filter(|device| device.placement == Placement::Copy);
+            devices.map(|device| device.blob.clone()).collect()
+        };
+        native.flatten().map(copies).unwrap_or_default()
+    }
+
+    /// What an image takes on disk beside the cache.
+    pub fn usage(&self, id: u64) -> Usage {
+        let files = fs::read_dir(self.files(id)).into_iter().flatten().flatten();
+        let own = files.filter_map(|file| file.metadata().ok()).filter(|file| file.nlink() == 1);
+        own.fold(Usage::default(), |sum, file| sum + Usage::of(&file))
     }
 
     /// Ends all jobs, soon.
@@ -274,12 +301,11 @@ impl Natives {
             .for_each(|job| job.reins.stop());
     }
 
-    /// Removes all that belongs to an image. Mounts that containers have keep the files until then.
+    /// Removes all that belongs to an image that no job is at. Mounts that containers have keep the files until then.
     ///
     /// # Errors
     /// Something stays.
     pub async fn remove(&self, id: u64) -> Result<(), Error> {
-        self.cancel(id).await;
         let lock = self.lock(id).lock_owned().await;
         self.known().remove(&id);
         let (own, target, files) = (self.own(id), self.target(id), self.files(id));
@@ -330,72 +356,6 @@ impl Natives {
 
     fn target(&self, id: u64) -> PathBuf {
         self.own(id).join("mnt")
-    }
-}
-
-fn files(own: &Path) -> PathBuf {
-    own.join("image")
-}
-
-/// Where the files can be names of cached ones: on the cache's file system.
-fn place(layout: &Layout, cache: &Path) -> PathBuf {
-    let device = |path: &Path| {
-        path.ancestors().find_map(|path| fs::metadata(path).ok()).map(|found| found.dev())
-    };
-    match device(layout.root()) == device(cache) {
-        true => layout.native(),
-        false => cache.join("native"),
-    }
-}
-
-/// What is promoted in this directory.
-fn found(place: &Path) -> io::Result<BTreeMap<u64, Known>> {
-    let entries = match fs::read_dir(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries?,
-    };
-    let mut known = BTreeMap::new();
-    for own in entries {
-        let own = own?.path();
-        let id = own.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let Some(id) = id else { continue };
-        match Native::load(&files(&own)) {
-            Ok(None) => {
-                if let Err(error) = Native::remove(&files(&own)) {
-                    tracing::warn!(path = %own.display(), %error, "a promotion's rest stays");
-                }
-            }
-            // Who wants it is told, and then it goes.
-            Err(_) => drop(known.insert(id, promoted(None))),
-            Ok(Some(native)) => {
-                let bytes = native.devices().map(|device| device.size).sum();
-                let all = Progress { ready_bytes: bytes, bytes, ..Progress::default() };
-                known.insert(id, promoted(Some(all)));
-            }
-        }
-    }
-    Ok(known)
-}
-
-fn promoted(progress: Option<Progress>) -> Known {
-    Known { promoted: true, progress, ..Known::default() }
-}
-
-/// The record is gone.
-fn missing(files: &Path) -> rafs_erofs::Changed {
-    rafs_erofs::Changed { file: files.to_owned(), how: rafs_erofs::How::Missing }
-}
-
-/// Which of the devices has changed: their files are named by their number.
-fn changed_device(error: &Erofs) -> Option<usize> {
-    let Erofs::Changed(changed) = error else { return None };
-    changed.file.file_name()?.to_str()?.parse().ok()
-}
-
-fn gone(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
     }
 }
 

@@ -49,6 +49,11 @@ impl Reins {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// Whether it is to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
     /// Lets it work as fast as it can.
     pub fn hurry(&self) {
         self.hurry.store(true, Ordering::Release);
@@ -59,7 +64,7 @@ impl Reins {
         let hurries = || self.hurry.load(Ordering::Acquire);
         let until = pace.filter(|_| !hurries()).map(|pace| pace.spend(bytes, Instant::now()));
         loop {
-            if self.stop.load(Ordering::Acquire) {
+            if self.is_stopped() {
                 return ControlFlow::Break(());
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));

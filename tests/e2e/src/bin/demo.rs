@@ -59,6 +59,8 @@ fn show(node: &mut Node) {
     node.done(&ran);
     done(start);
 
+    let written = || node.containerd.exec("demo", &["cat", "/data/new"]).ok();
+    assert!(service::until(LIMIT, written), "{}", node.logs());
     let start = step("the snapshotter is killed (-9) and started again; the container goes on");
     node.snapshotter.service().kill();
     node.snapshotter.restart();

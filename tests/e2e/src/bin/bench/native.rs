@@ -5,7 +5,7 @@ use crate::verdict;
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::node::{Case, LIMIT, Node};
-use nydus_e2e::run::run;
+use nydus_e2e::run::{run, run_for};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{programs, rootfs, service};
 use serde_json::{Map, Value, json};
@@ -62,9 +62,13 @@ fn python() -> Option<tempfile::TempDir> {
         assert!(ran.ok(), "{ran}");
     };
     copy(&tree, place.path());
-    // As many files as an image of a language's tools has.
-    if let Some(sources) = programs::tool("golang/usr/share") {
-        copy(&sources, &place.path().join("usr/share"));
+    // As many files as an image of a language's tools has: Go's own sources.
+    let share = programs::tool("golang/usr/share").and_then(|share| fs::read_dir(share).ok());
+    if let Some(sources) = share {
+        let own = |path: &PathBuf| path.to_string_lossy().contains("/go-");
+        for path in { sources }.flatten().map(|entry| entry.path()).filter(own) {
+            copy(&path, &place.path().join("usr/share/go"));
+        }
     }
     rootfs::layer(place.path(), &[("etc/passwd", b"root:x:0:0::/:/bin/sh\n")]);
     for name in ["bin", "dev", "proc", "sys", "tmp"] {
@@ -81,7 +85,7 @@ fn python() -> Option<tempfile::TempDir> {
         "/usr/lib/python3.11",
     ]);
     // Files that are no modules are in there too.
-    run(&mut compile);
+    run_for(&mut compile, 600);
     Some(place)
 }
 
