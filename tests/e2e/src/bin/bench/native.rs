@@ -34,6 +34,7 @@ pub(crate) fn measure(quick: bool) -> Value {
     let plain = node.push(&image::plain(&node.stage.join("p"), &layers, true), "plain");
     node.pull(&lazy);
     let Some(ways) = ways(&node, &lazy, &plain) else { return Value::Null };
+    rustix::fs::sync();
     let mut figures = Map::new();
     let size = read_all(&ways[1].1);
     figures.insert("files".into(), json!(walk(&ways[1].1)));
@@ -173,9 +174,8 @@ fn in_turn(ways: &Ways, task: &str, action: &dyn Fn(&str, &Path), quick: bool) -
     Value::Object(medians.collect())
 }
 
-/// All that the kernel has read of any file.
+/// Forgets what the kernel has read of any file, as far as it is on disk.
 fn drop_caches() {
-    rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
 }
 
