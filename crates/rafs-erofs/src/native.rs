@@ -216,7 +216,7 @@ impl Native {
     /// # Errors
     /// The table of mounts cannot be read.
     pub fn is_mounted(&self, target: &Path) -> Result<bool> {
-        let table = Path::new("/proc/self/mountinfo");
+        let table = Path::new("/proc/thread-self/mountinfo");
         let source = mount::source_at(target).map_err(io("read", table))?;
         Ok(source.is_some_and(|source| source == self.directory.join(BOOTSTRAP)))
     }
