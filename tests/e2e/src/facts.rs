@@ -1,4 +1,6 @@
-//! All that can be known of a tree without looking below the file system, for comparison.
+//! What an image says of its files, as a mount of it shows them, for comparison. Images have one
+//! time of a file, that of its last modification: nydusd shows 1970 for the other two, the kernel
+//! the same for all.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Facts about each file, by its path in the tree.
-pub type Facts = BTreeMap<String, Vec<(&'static str, String)>>;
+pub type Facts = BTreeMap<String, Vec<(String, String)>>;
 
 /// The facts of the tree below `root`, and of `root`.
 ///
@@ -23,7 +25,7 @@ pub fn facts(root: &Path) -> io::Result<Facts> {
     for names in walk.links.values_mut() {
         names.sort();
         for name in names.iter() {
-            let links = ("names", names.join(" "));
+            let links = ("names".to_owned(), names.join(" "));
             walk.facts.entry(name.clone()).and_modify(|about| about.push(links));
         }
     }
@@ -72,10 +74,10 @@ impl Walk {
         let mut about = about(&path)?;
         let kind = entry.file_type()?;
         let kinds = [kind.is_dir(), kind.is_file(), kind.is_symlink(), kind.is_fifo()];
-        about.push(("kind in the directory", format!("{kinds:?}")));
+        about.push(("kind in the directory".to_owned(), format!("{kinds:?}")));
         let meta = fs::symlink_metadata(&path)?;
         if meta.is_file() {
-            about.push(("content", content(&path)?));
+            about.push(("content".to_owned(), content(&path)?));
         }
         if !meta.is_dir() && meta.nlink() > 1 {
             self.links.entry(meta.ino()).or_default().push(name.to_owned());
@@ -85,22 +87,21 @@ impl Walk {
     }
 }
 
-fn about(path: &Path) -> io::Result<Vec<(&'static str, String)>> {
+fn about(path: &Path) -> io::Result<Vec<(String, String)>> {
     let meta = fs::symlink_metadata(path)?;
-    let mut about = vec![
+    let facts = [
         ("mode", format!("{:o}", meta.mode())),
         ("owner", format!("{}:{}", meta.uid(), meta.gid())),
         ("size", meta.size().to_string()),
         ("link count", meta.nlink().to_string()),
         ("device", meta.rdev().to_string()),
         ("modified", format!("{}.{:09}", meta.mtime(), meta.mtime_nsec())),
-        ("changed", format!("{}.{:09}", meta.ctime(), meta.ctime_nsec())),
-        ("accessed", format!("{}.{:09}", meta.atime(), meta.atime_nsec())),
         ("attributes", attributes(path)?),
     ];
+    let mut about: Vec<_> = facts.map(|(name, value)| (name.to_owned(), value)).into();
     if meta.is_symlink() {
         about.push((
-            "target",
+            "target".to_owned(),
             fs::read_link(path)?.as_os_str().as_bytes().escape_ascii().to_string(),
         ));
     }

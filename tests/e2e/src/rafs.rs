@@ -168,7 +168,7 @@ impl Fuse {
         let file = directory.join("nydusd.json");
         fs::write(&file, config.to_string()).expect("a configuration");
         let mut nydusd = Command::new(tool("nydusd/bin/nydusd")?);
-        nydusd.args(["fuse", "--log-level", "warn", "--thread-num", "2", "--config"]).arg(&file);
+        nydusd.args(["fuse", "--rlimit-nofile", "0", "--log-level", "warn", "--thread-num", "2", "--config"]).arg(&file);
         nydusd.arg("--bootstrap").arg(&rafs.bootstrap).arg("--mountpoint").arg(&mount);
         nydusd.arg("--apisock").arg(directory.join("api.sock"));
         let service = Service::start(&mut nydusd, directory.join("nydusd.log"));
