@@ -49,6 +49,14 @@ impl Cmd {
         self
     }
 
+    pub(crate) fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        &mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> &mut Self {
+        self.command.envs(variables);
+        self
+    }
+
     pub(crate) fn dir(&mut self, dir: &Path) -> &mut Self {
         self.command.current_dir(dir);
         self

@@ -49,7 +49,10 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Dist => dist::run().map(|()| true),
-        Task::Tools { full } => tools::run(full).map(|_| true),
+        Task::Tools { full } => {
+            let also = if full { tools::Also::All } else { tools::Also::Nothing };
+            tools::run(also).map(|_| true)
+        }
         Task::Demo => demo::run(),
         Task::DemoInside => demo::inside().map(|()| true),
         Task::Bench(options) => bench::run(&options),

@@ -1,10 +1,11 @@
 //! A place to mount in that vanishes with us, in a mount namespace of our own.
 
+use crate::cmd::Cmd;
 use crate::sandbox::Sandbox;
 use crate::{paths, tools};
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,12 +32,20 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The same, with `dir` behind it instead of a tmpfs.
-    pub(crate) fn on_disk(dir: &Path) -> Result<Self> {
-        let stage = Self { root: place()? };
-        mount_bind(dir, &stage.root).with_context(|| {
-            format!("cannot mount {} on {}", dir.display(), stage.root.display())
-        })?;
+    /// The same with an ext4, as snapshots have, for which nobody else writes: it is in memory.
+    /// Where we may not have one, `dir` is behind it.
+    pub(crate) fn on_ext4(dir: &Path) -> Result<Self> {
+        let stage = Self::new()?;
+        let image = stage.path("image");
+        File::create(&image)?.set_len(1 << 30)?;
+        let made = Cmd::new("mkfs", 60, "mkfs.ext4").arg("-q").arg(&image).run();
+        let mut mount = Cmd::new("mount-loop", 60, "mount");
+        mount.args(["-t", "ext4", "-o", "loop"]).args([&image, &stage.root]);
+        if made.and_then(|()| mount.run()).is_err() {
+            println!("  no ext4 in memory here: {} is used", dir.display());
+            mount_bind(dir, &stage.root)
+                .with_context(|| format!("cannot mount {}", dir.display()))?;
+        }
         Ok(stage)
     }
 
@@ -51,13 +60,15 @@ impl Stage {
         Ok(dir)
     }
 
-    /// The real `mount.fuse3`, which will find `helper` in its PATH as `nydus-overlayfs`.
-    pub(crate) fn mount_fuse3(&self, name: &str, helper: &Path) -> Result<Command> {
+    /// `mount.fuse` as containerd runs it: this program, which will find `helper` in its PATH as
+    /// `nydus-overlayfs`.
+    pub(crate) fn mount_fuse(&self, name: &str, fuse: &Path, helper: &Path) -> Result<Command> {
         let bin = self.dir(&format!("bin-{name}"))?;
+        symlink(fuse, bin.join("mount.fuse"))?;
         symlink(helper, bin.join("nydus-overlayfs"))?;
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
-        let mut command = Command::new(paths::tools().join("fuse3/sbin/mount.fuse3"));
-        command.env("PATH", path).env("LD_LIBRARY_PATH", tools::library_path());
+        let mut command = Command::new(bin.join("mount.fuse"));
+        command.env("PATH", path).envs(tools::library_path());
         Ok(command)
     }
 }
@@ -81,6 +92,11 @@ pub(crate) fn mountinfo(target: &Path) -> Result<String> {
     let at = |line: &&str| line.split(' ').nth(4) == target.to_str();
     let line = all.lines().rev().find(at);
     line.map(str::to_owned).with_context(|| format!("nothing is mounted on {}", target.display()))
+}
+
+/// The distribution's `mount.fuse`.
+pub(crate) fn mount_fuse3() -> PathBuf {
+    paths::tools().join("fuse3/sbin/mount.fuse3")
 }
 
 /// Debian's Go helper, where it could be had.

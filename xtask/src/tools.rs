@@ -61,6 +61,14 @@ const PARTS: &[Part] = &[
         required: false,
         with: "",
     },
+    // Compiles a policy for a guest with SELinux.
+    Part {
+        name: "checkpolicy",
+        packages: &["checkpolicy"],
+        suites: &["bookworm"],
+        required: false,
+        with: "",
+    },
     Part {
         name: "nydus-snapshotter",
         packages: &["nydus-snapshotter"],
@@ -158,12 +166,22 @@ const fn guest(name: &'static str, suites: &'static [&'static str]) -> Part {
 /// `nydusd` and `nydus-image` come from the Rust package registry.
 const NYDUS: &[&str] = &["nydus-rs", "--version", "2.2.0", "--locked", "--features", "virtiofs"];
 
+/// What is fetched besides what every run needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Also {
+    Nothing,
+    /// More kernels for guests.
+    Guests,
+    /// The same, and a `nydusd` for the newest of them.
+    All,
+}
+
 /// Fetches what is missing. Returns what could not be had, with the reason.
-pub(crate) fn run(full: bool) -> Result<Vec<(&'static str, String)>> {
+pub(crate) fn run(also: Also) -> Result<Vec<(&'static str, String)>> {
     fs::create_dir_all(paths::tools())?;
     let _lock = lock()?;
     let mut missing = Vec::new();
-    let more = if full { GUESTS } else { &[] };
+    let more = if also == Also::Nothing { &[] } else { GUESTS };
     for part in PARTS.iter().chain(more) {
         if let Err(error) = fetch(part) {
             if part.required {
@@ -174,7 +192,7 @@ pub(crate) fn run(full: bool) -> Result<Vec<(&'static str, String)>> {
         }
     }
     nydusd()?;
-    if full {
+    if also == Also::All {
         patched_nydusd()?;
     }
     // QEMU finds its firmware only where it is installed.
@@ -258,10 +276,13 @@ pub(crate) fn has(name: &str) -> bool {
     PARTS.iter().chain(GUESTS).any(|part| part.name == name && fetched(part))
 }
 
-/// The library path that unpacked programs need.
-pub(crate) fn library_path() -> PathBuf {
+/// The variable with which unpacked programs find their libraries. `None` where the host has them:
+/// with it, a program looks for each of its libraries there first, which takes time.
+pub(crate) fn library_path() -> Option<(&'static str, PathBuf)> {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    paths::tools().join("fuse3/lib").join(triple)
+    let host = Path::new("/lib").join(&triple).join("libfuse3.so.3");
+    let path = || ("LD_LIBRARY_PATH", paths::tools().join("fuse3/lib").join(triple));
+    (!host.exists()).then(path)
 }
 
 fn fetch(part: &Part) -> Result<()> {

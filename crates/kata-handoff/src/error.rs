@@ -20,8 +20,8 @@ pub enum Error {
     /// A payload that one of the two runtimes refuses, or reads differently.
     #[error("extraoption= is not what both runtimes read: {0}")]
     Disputed(Finding),
-    /// A path that is relative, or has `..`, a comma or the like in it.
-    #[error("{0} {1:?}: expected an absolute path")]
+    /// A path that is relative or has `..` in it.
+    #[error("{0} {1:?}: expected an absolute path without `..`")]
     Path(&'static str, String),
     /// The bootstrap.
     #[error(transparent)]

@@ -20,6 +20,7 @@ mod guest;
 mod share;
 mod slice;
 mod storage;
+mod unwaited;
 
 pub use error::{Error, Result};
 pub use guest::{Guest, MOUNTS};
@@ -27,3 +28,4 @@ pub use nydus_mount_slice::Reader;
 pub use share::Share;
 pub use slice::Rootfs;
 pub use storage::{GUEST_SHARE, Storage, TAG};
+pub use unwaited::to_the_end;

@@ -8,7 +8,8 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount,
     unmount,
 };
-use std::fs::{self, DirBuilder};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, DirEntry};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -31,16 +32,23 @@ pub struct Share {
 
 impl Share {
     /// Makes the directories and mounts below `root`
-    /// (`/run/kata-containers/shared/sandboxes/<sandbox>`), which must not exist or be empty.
+    /// (`/run/kata-containers/shared/sandboxes/<sandbox>`), which must not exist or be empty: it is
+    /// the share's from now on.
     ///
     /// # Errors
     /// A mount or directory failed; all is undone.
     pub fn create(root: impl Into<PathBuf>, reader: Reader) -> Result<Self> {
         let share = Self::open(root, reader);
+        let root = &share.root;
         // Undoing would take away what somebody else has made there.
-        if fs::read_dir(&share.root).is_ok_and(|mut entries| entries.next().is_some()) {
+        if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some()) {
             let cause = io::ErrorKind::DirectoryNotEmpty.into();
-            return Err(failed("make a share in", &share.root, cause));
+            return Err(failed("make a share in", root, cause));
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
+        made.map_err(|cause| failed("make directory", root, cause))?;
+        if let Err(error) = at("bind", root, mount_bind(root, root)) {
+            return Err(undone(error, remove(root)));
         }
         match share.build() {
             Ok(()) => Ok(share),
@@ -71,18 +79,15 @@ impl Share {
     }
 
     fn build(&self) -> Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(&self.root)
-            .map_err(|cause| failed("make directory", &self.root, cause))?;
+        // What is mounted below one side shows below the other only if the mount below both is
+        // shared: on some hosts it is not, on others it is so with mounts of the host, which would
+        // get a copy of each snapshot.
+        for kind in [MountPropagationFlags::PRIVATE, MountPropagationFlags::SHARED] {
+            at("share", &self.root, mount_change(&self.root, kind))?;
+        }
         for (name, mode) in names(self.reader) {
             directory(&self.root.join(name), mode)?;
         }
-        // What is mounted below one shows below the other only if the mount below both is shared;
-        // on many hosts it is not.
-        at("bind", &self.root, mount_bind(&self.root, &self.root))?;
-        at("share", &self.root, mount_change(&self.root, MountPropagationFlags::SHARED))?;
         let view = self.view();
         at("bind", &view, mount_bind(self.writable(), &view))?;
         at("make slave", &view, mount_change(&view, MountPropagationFlags::DOWNSTREAM))?;
@@ -90,17 +95,13 @@ impl Share {
         at("make read-only", &view, mount_remount(&view, flags, ""))
     }
 
-    /// Containers that are in it.
+    /// Names of the directories in it: containers, and what a guest that may write there has made.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn containers(&self) -> Result<Vec<String>> {
-        let path = self.writable();
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|cause| failed("read directory", &path, cause))?,
-        };
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    pub fn containers(&self) -> Result<Vec<OsString>> {
+        let entries = entries(&self.writable())?.into_iter();
+        Ok(entries.filter(is_directory).map(|entry| entry.file_name()).collect())
     }
 
     /// Puts a container's snapshot where the guest sees it.
@@ -110,11 +111,13 @@ impl Share {
             directory(&container, 0o750)?;
             let opened = open(&container)?;
             let inside = self::inside(opened.as_fd());
+            let target = inside.join("snapshotdir");
             directory(&inside.join("rootfs"), 0o750)?;
-            directory(&inside.join("snapshotdir"), 0o750)?;
-            let target = open(&inside.join("snapshotdir"))?;
-            let target = self::inside(target.as_fd());
-            at("bind", &container, mount_bind(snapshotdir, &target))?;
+            directory(&target, 0o750)?;
+            let below = open(&target)?;
+            at("bind", &container, mount_bind(snapshotdir, self::inside(below.as_fd())))?;
+            // What goes below ours stays on the host.
+            at("make slave", &container, mount_change(&target, MountPropagationFlags::DOWNSTREAM))?;
             self.seen(cid)
         };
         made().map_err(|error| undone(error, self.take_out(cid)))
@@ -130,48 +133,47 @@ impl Share {
     }
 
     /// Takes a container's snapshot out again. Directories go one by one: should a mount be left
-    /// below, it is in the way of that and keeps what is in it.
+    /// below, it is in the way of that and keeps what is in it. Files beside it are a guest's, and
+    /// go too.
     ///
     /// # Errors
-    /// Something is left in one of them.
-    pub fn take_out(&self, cid: &str) -> Result<()> {
+    /// No name of a directory; something is left in one of them.
+    pub fn take_out(&self, cid: impl AsRef<OsStr>) -> Result<()> {
+        let cid = is_name(cid.as_ref())?;
         // The view's own copy goes first where it does not follow.
         for side in [self.view(), self.writable()] {
-            let container = match open(&side.join(cid)) {
-                Err(Error::Share { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                    continue;
-                }
-                container => container?,
-            };
-            detach(&inside(container.as_fd()).join("snapshotdir"))?;
+            if let Some(container) = open_if_there(&side.join(cid))? {
+                detach(&inside(container.as_fd()).join("snapshotdir"))?;
+            }
         }
         let path = self.writable().join(cid);
-        let Ok(container) = open(&path) else { return Ok(()) };
+        let Some(container) = open_if_there(&path)? else { return Ok(()) };
+        let inside = inside(container.as_fd());
         for name in ["snapshotdir", "rootfs"] {
-            remove(&inside(container.as_fd()).join(name))?;
+            remove_with_files(&inside.join(name)).map_err(|error| named(error, &inside, &path))?;
         }
-        remove(&path)
+        remove_with_files(&path)
     }
 
-    /// Removes what [`Share::create`] made.
+    /// Removes what [`Share::create`] made, `root` with it, and files that a guest has put there.
     ///
     /// # Errors
     /// A container is left in it.
     pub fn remove(&self) -> Result<()> {
         if let Some(cid) = self.containers()?.first() {
-            let cause = io::ErrorKind::DirectoryNotEmpty.into();
-            return Err(failed(
-                "container is left in the share",
-                &self.writable().join(cid),
-                cause,
-            ));
+            return Err(left(&self.writable().join(cid)));
         }
         detach(&self.view())?;
-        detach(&self.root)?;
-        for path in [self.view(), self.writable(), self.root.clone()] {
-            remove(&path)?;
+        remove(&self.view())?;
+        remove_with_files(&self.writable())?;
+        // Once: below it may be a mount of whoever made the directory, which stays then.
+        detach_one(&self.root)?;
+        match remove(&self.root) {
+            Err(Error::Share { cause, .. }) if cause.kind() == io::ErrorKind::ResourceBusy => {
+                Ok(())
+            }
+            removed => removed,
         }
-        Ok(())
     }
 }
 
@@ -199,13 +201,24 @@ fn directory(path: &Path, mode: u32) -> Result<()> {
 /// Detaches all that is mounted at a path: users keep it until they let go, so it never waits and
 /// never fails for them.
 fn detach(path: &Path) -> Result<()> {
-    loop {
-        match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
-            // Nothing is mounted there, or nothing is there.
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return at("unmount", path, Err(error)),
-        }
+    while detach_one(path)? {}
+    Ok(())
+}
+
+/// Detaches the uppermost mount at a path, if there is one.
+fn detach_one(path: &Path) -> Result<bool> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Nothing is mounted there, or nothing is there.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
+        done => at("unmount", path, done).map(|()| true),
+    }
+}
+
+/// A name in a directory, whatever a guest calls it.
+pub(crate) fn is_name(name: &OsStr) -> Result<&OsStr> {
+    match Path::new(name).file_name() {
+        Some(last) if last == name => Ok(name),
+        _ => Err(Error::Id(name.to_string_lossy().into_owned())),
     }
 }
 
@@ -216,9 +229,38 @@ fn open(path: &Path) -> Result<OwnedFd> {
     opened.map_err(|error| failed("open directory", path, error.into()))
 }
 
+fn open_if_there(path: &Path) -> Result<Option<OwnedFd>> {
+    match open(path) {
+        Err(Error::Share { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// The open directory as a path.
 fn inside(directory: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+/// The error with the open directory's own path.
+fn named(error: Error, inside: &Path, path: &Path) -> Error {
+    match error {
+        Error::Share { what, path: at, cause } => {
+            let path = at.strip_prefix(inside).map_or(at.clone(), |rest| path.join(rest));
+            Error::Share { what, path, cause }
+        }
+        error => error,
+    }
+}
+
+/// What is in a directory; nothing if it is not there.
+fn entries(path: &Path) -> Result<Vec<DirEntry>> {
+    let Some(directory) = open_if_there(path)? else { return Ok(Vec::new()) };
+    let entries = fs::read_dir(inside(directory.as_fd())).and_then(Iterator::collect);
+    entries.map_err(|cause| failed("read directory", path, cause))
+}
+
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 /// Removes an empty directory.
@@ -227,4 +269,20 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done.map_err(|cause| failed("remove directory", path, cause)),
     }
+}
+
+/// Removes a directory and the files in it. A directory in it is left, and named.
+fn remove_with_files(path: &Path) -> Result<()> {
+    for entry in entries(path)? {
+        let file = path.join(entry.file_name());
+        if is_directory(&entry) {
+            return Err(left(&file));
+        }
+        fs::remove_file(&file).map_err(|cause| failed("remove", &file, cause))?;
+    }
+    remove(path)
+}
+
+fn left(path: &Path) -> Error {
+    failed("a directory is left in the share", path, io::ErrorKind::DirectoryNotEmpty.into())
 }

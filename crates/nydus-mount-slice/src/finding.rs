@@ -16,7 +16,8 @@ pub enum Finding {
     Refuses(Reader, Reason),
     /// This reader does not look at it.
     Ignores(Reader, Reason),
-    /// Both readers accept it, and the Go runtime sees another value of this field.
+    /// Both readers accept it, or the Rust runtime would but for an absent `fs_version`, and the Go
+    /// runtime sees another value of this field.
     Differs(&'static str),
 }
 
@@ -131,7 +132,8 @@ pub struct EncodeError {
 /// What a decoder made of a payload that at least one reader takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded<T> {
-    /// As the Rust runtime reads it; where that refuses it, as the Go runtime does.
+    /// As the Rust runtime reads it, or would but for an absent `fs_version`; where that refuses it,
+    /// as the Go runtime does.
     pub value: T,
     /// Where a reader does not plainly accept it; none for a canonical payload.
     pub findings: Vec<Finding>,

@@ -51,8 +51,16 @@ pub(crate) fn decode<T: Payload>(
 ) -> Result<Decoded<T>, DecodeError> {
     match (read_go::<T>(go), rust.and_then(read_rust::<T>)) {
         (Err(go), Err(rust)) => Err(DecodeError::Refused { key: T::KEY, go, rust }),
-        (Ok((value, _)), Err(rust)) => {
-            Ok(Decoded { value, findings: vec![Finding::Refuses(Reader::Rust, rust)] })
+        (Ok((value, seen)), Err(rust)) => {
+            let (value, mut findings) = match versionless(go, &rust) {
+                Some(versionless) => {
+                    let findings = differing(&seen, &versionless);
+                    (versionless, findings)
+                }
+                None => (value, Vec::new()),
+            };
+            findings.push(Finding::Refuses(Reader::Rust, rust));
+            Ok(Decoded { value, findings })
         }
         (go, Ok(value)) => {
             let mut findings = match go {
@@ -91,6 +99,16 @@ fn differing<T: Payload>(go: &Value, rust: &T) -> Vec<Finding> {
         !matches!(shape, Shape::Unread) && go.get(name) != rust.get(name)
     };
     T::FIELDS.iter().filter(differs).map(|(name, _)| Finding::Differs(name)).collect()
+}
+
+/// What Rust would read if all that it misses were there: the version, which older snapshotters do
+/// not write.
+fn versionless<T: Payload>(base64: &[u8], reason: &Reason) -> Option<T> {
+    let mut json = STANDARD.decode(base64).ok()?;
+    let start = json.iter().position(|byte| *byte == b'{')? + 1;
+    json.splice(start..start, *br#""fs_version":"","#);
+    let missing = *reason == Reason::Missing("fs_version");
+    missing.then(|| serde_json::from_slice(&json).ok())?
 }
 
 fn base64_reason(error: Base64Error) -> Reason {

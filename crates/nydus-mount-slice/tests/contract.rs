@@ -166,8 +166,14 @@ fn values_read() {
     for (values, source, findings) in [
         (vec![with("/s", "/first"), with("/s", "/last")], "/last", several),
         (vec![with("{", r#"{"Source":"/first","#)], "/s", vec![]),
-        (vec![with("\"}", r#"","SOURCE":"/last"}"#)], "/s", differs),
-        (vec![with(",\"fs_version\":\"v6\"", "")], "/s", no_version),
+        (vec![with("\"}", r#"","SOURCE":"/last"}"#)], "/s", differs.clone()),
+        (vec![with(",\"fs_version\":\"v6\"", "")], "/s", no_version.clone()),
+        // Also beside numbers that are none, in a field that nobody reads.
+        (
+            vec![with(",\"fs_version\":\"v6\"", r#","x":1e999,"Source":"/last""#)],
+            "/s",
+            [differs.clone(), no_version].concat(),
+        ),
         (
             vec![with("source\":\"/s", r#"Source":"\ud800\ud83d\ude00"#)],
             "\u{fffd}\u{1f600}",

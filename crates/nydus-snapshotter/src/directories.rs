@@ -5,6 +5,7 @@ use crate::idmap::IdMap;
 use crate::labels::NYDUS_BLOB;
 use crate::layout::Layout;
 use crate::store::{Kind, Record};
+use rustix::process::{getegid, geteuid};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -77,9 +78,14 @@ pub fn set_umask() {
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
 }
 
-/// Whether nothing is in a directory, as far as it can be read.
-pub fn is_empty(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+/// Whether a directory is as [`make`] makes it again when it is missed: nothing is in it, and
+/// owner and mode are the usual ones.
+pub fn is_untouched(path: &Path) -> bool {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let usual =
+        |meta: fs::Metadata| (meta.uid(), meta.gid(), meta.mode() & 0o7777) == (uid, gid, 0o755);
+    fs::metadata(path).is_ok_and(usual)
+        && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Removes the directory of a snapshot. A mount in it is not descended into.

@@ -23,6 +23,17 @@ pub struct Seen {
     pub failed_operations: u64,
     /// Bytes read from the image.
     pub bytes_read: u64,
+    /// The blob that the registry was asked for.
+    asked: usize,
+}
+
+impl Seen {
+    /// The blob to ask for next: one at a time, so that a registry is not asked for all blobs of
+    /// all images over and over; the same as long as it cannot be had.
+    fn next(&self, blobs: usize) -> usize {
+        let next = if self.trouble.is_some() { self.asked } else { self.asked + 1 };
+        if next < blobs { next } else { 0 }
+    }
 }
 
 /// What was seen of all images.
@@ -42,7 +53,10 @@ impl Health {
             let mut seen = BTreeMap::new();
             // A registry that is down costs each image its time limit.
             for some in images.served().chunks(AT_ONCE) {
-                let looks: JoinSet<_> = some.iter().cloned().map(look).collect();
+                let look = |served: &Arc<Served>| {
+                    look(Arc::clone(served), before.get(&served.image.id).cloned())
+                };
+                let looks: JoinSet<_> = some.iter().map(look).collect();
                 for (served, now) in looks.join_all().await {
                     report(&served, before.get(&served.image.id), &now);
                     seen.insert(served.image.id, now);
@@ -54,17 +68,21 @@ impl Health {
     }
 }
 
-async fn look(served: Arc<Served>) -> (Arc<Served>, Seen) {
+async fn look(served: Arc<Served>, before: Option<Seen>) -> (Arc<Served>, Seen) {
     let client = served.live.daemon.client();
     let mountpoint = served.live.shared.then(|| format!("/{}", served.image.id));
     // A daemon that has no counters yet has nothing to tell.
     let counters = client.metrics(mountpoint.as_deref()).await.unwrap_or_default();
-    let trouble = probe::blobs(&served.config, &served.image.blobs).await.err();
+    let blobs = &served.image.blobs;
+    let asked = before.map_or(0, |before| before.next(blobs.len()));
+    let one = blobs.get(asked).map(std::slice::from_ref).unwrap_or_default();
+    let trouble = probe::blobs(&served.config, one).await.err();
     let seen = Seen {
         image: image_ref(&served.image.labels).unwrap_or_default().to_owned(),
         trouble: trouble.map(|error| error.to_string()),
         failed_operations: counters.fop_errors.iter().sum(),
         bytes_read: counters.data_read,
+        asked,
     };
     (served, seen)
 }
@@ -89,5 +107,28 @@ fn report(served: &Served, before: Option<&Seen>, now: &Seen) {
             );
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_blob_at_a_time() {
+        let seen = |asked, trouble: bool| Seen {
+            asked,
+            trouble: trouble.then(String::new),
+            ..Seen::default()
+        };
+        for (before, blobs, next) in [
+            (seen(0, false), 3, 1),
+            (seen(2, false), 3, 0),
+            (seen(2, true), 3, 2),
+            (seen(2, true), 1, 0),
+            (seen(0, false), 0, 0),
+        ] {
+            assert_eq!(before.next(blobs), next, "{before:?} {blobs}");
+        }
     }
 }

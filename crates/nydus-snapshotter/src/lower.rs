@@ -29,8 +29,10 @@ impl Snapshots {
             Some(lower) if carries => (lower, self.images.config(&image).await.map_err(failed)?),
             Some(lower) => (lower, Secret::default()),
             None => {
-                let served = self.images.serve(image).await.map_err(failed)?;
-                (served.lower.clone(), served.config.clone())
+                let served = self.images.serve(image.clone()).await.map_err(failed)?;
+                // Credentials may be newer than the daemon.
+                let now = if carries { self.images.config(&image).await.ok() } else { None };
+                (served.lower.clone(), now.unwrap_or_else(|| served.config.clone()))
             }
         };
         let carried = carries.then_some(Carried { bootstrap, config, version });

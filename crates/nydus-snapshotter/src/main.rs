@@ -3,6 +3,10 @@
 use nydus_snapshotter::cli::{self, Command, ConfigCommand};
 use nydus_snapshotter::{config, logging, serve, status, warm};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long threads that wait for something else may take at the end.
+const LINGER: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run() {
@@ -18,7 +22,7 @@ fn run() -> anyhow::Result<()> {
     let cli = cli::parse(std::env::args_os());
     let config = config::load(&cli.flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match cli.command {
+    let outcome = match cli.command {
         Some(Command::Status { json }) => runtime.block_on(status::print(&config.address, json)),
         Some(Command::Warm { image }) => runtime.block_on(warm::run(&config.address, &image)),
         Some(Command::Config(ConfigCommand::Check)) => {
@@ -31,5 +35,8 @@ fn run() -> anyhow::Result<()> {
             config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             runtime.block_on(serve::run(config))
         }
-    }
+    };
+    // A thread may read from an image whose daemon hangs.
+    runtime.shutdown_timeout(LINGER);
+    outcome
 }

@@ -13,7 +13,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -114,8 +113,8 @@ impl Metrics {
     pub fn text(&self, images: &Images, natives: &Natives, health: &Health) -> String {
         self.count_natives(natives);
         let served = images.served();
-        let daemons: BTreeSet<_> = served.iter().map(|served| served.live.id.as_str()).collect();
-        self.daemons.set(count(daemons.len()));
+        let daemons = images.daemons();
+        self.daemons.set(count(daemons.iter().filter(|live| !live.is_gone()).count()));
         self.instances.set(count(served.len()));
         for family in [&self.readable, &self.read_errors, &self.bytes_read] {
             family.clear();

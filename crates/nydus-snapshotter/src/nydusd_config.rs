@@ -18,6 +18,9 @@ pub struct Image<'a> {
     pub cache: &'a Path,
     /// Whether the registry's certificate is not verified.
     pub skip_verify: bool,
+    /// Whether the template decides on prefetching; else there is none. Releases of `nydusd`
+    /// abort, with all images, when one that prefetches is unmounted early.
+    pub prefetch: bool,
 }
 
 /// A template or reference that makes no configuration.
@@ -70,6 +73,9 @@ pub fn render(
         .as_object_mut()
         .ok_or(Error::NoObject("/device/cache/config"))?
         .insert("work_dir".into(), json!(image.cache));
+    if let Some(prefetch) = config.pointer_mut("/fs_prefetch/enable").filter(|_| !image.prefetch) {
+        *prefetch = json!(false);
+    }
     if is_registry(template) {
         let (host, repository) = registry(image.reference)?;
         let backend = object(&mut config, "/device/backend/config")?;
@@ -102,7 +108,8 @@ mod tests {
     use super::*;
 
     fn image(reference: Option<&'static str>) -> Image<'static> {
-        Image { id: 7, reference, cache: Path::new("/c"), skip_verify: false }
+        let (cache, skip_verify, prefetch) = (Path::new("/c"), false, true);
+        Image { id: 7, reference, cache, skip_verify, prefetch }
     }
 
     #[test]
@@ -141,6 +148,14 @@ mod tests {
         let localfs = json!({"device": {"backend": {"type": "localfs", "config": {"dir": "/b"}}, "cache": {"type": "blobcache", "config": {}}}});
         let text = render(&localfs, image(None), None).unwrap();
         assert!(text.expose().contains(r#""work_dir":"/c""#) && !text.expose().contains("host"));
+        for prefetch in [true, false] {
+            let mut eager = localfs.clone();
+            eager["fs_prefetch"] = json!({"enable": true, "threads_count": 4});
+            let text = render(&eager, Image { prefetch, ..image(None) }, None).unwrap();
+            let rendered: Value = serde_json::from_str(text.expose()).unwrap();
+            let expected = json!({"enable": prefetch, "threads_count": 4});
+            assert_eq!(rendered["fs_prefetch"], expected);
+        }
         assert!(matches!(render(&json!({}), image(None), None), Err(Error::NoObject("/device"))));
     }
 }

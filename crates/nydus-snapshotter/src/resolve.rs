@@ -12,6 +12,8 @@ use crate::labels::{
 pub struct Parent {
     /// Number of its directory.
     pub id: u64,
+    /// Its name.
+    pub key: String,
     /// Its labels.
     pub labels: Labels,
 }
@@ -137,7 +139,7 @@ mod tests {
     }
 
     fn parent(id: u64, names: &[&str]) -> Parent {
-        Parent { id, labels: labels(names) }
+        Parent { id, key: id.to_string(), labels: labels(names) }
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn signals() -> Result<impl Future<Output = ()>> {
 async fn close(snapshots: &Snapshots, all: bool) {
     let images = &snapshots.images;
     for id in images.known().into_iter().filter(|_| all) {
-        if let Err(error) = images.release(id, || true).await {
+        if let Err(error) = images.release(id, |_| true).await {
             tracing::error!(id, %error, "the image's daemon cannot be stopped");
         }
     }

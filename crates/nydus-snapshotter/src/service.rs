@@ -23,6 +23,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
+use tracing::Instrument;
 
 /// Snapshots in one message of a listing.
 const BATCH: usize = 100;
@@ -47,14 +48,16 @@ impl Service {
         call: impl Future<Output = Result<T>>,
     ) -> std::result::Result<T, Status> {
         let start = Instant::now();
-        let outcome = call.await;
+        let span = tracing::info_span!("call", method, key, id = tracing::field::Empty);
+        let outcome = call.instrument(span.clone()).await;
         let code = outcome.as_ref().err().map_or(Code::Ok, Error::code);
         self.metrics.called(method, code, start.elapsed());
+        let _inside = span.enter();
         match &outcome {
-            Ok(_) => tracing::debug!(method, key, "done"),
+            Ok(_) => tracing::debug!("done"),
             // These are answers that containerd lives with.
-            Err(error) if code != Code::Unknown => tracing::debug!(method, key, %error, "refused"),
-            Err(error) => tracing::error!(method, key, %error, "failed"),
+            Err(error) if code != Code::Unknown => tracing::debug!(%error, "refused"),
+            Err(error) => tracing::error!(%error, "failed"),
         }
         outcome.map_err(Status::from)
     }
@@ -66,8 +69,7 @@ impl Service {
         let prepare = Box::pin(async move { snapshots.prepare(new).await });
         let mut unfinished = Unfinished(Some(prepare), Arc::clone(&self.snapshots));
         let outcome = std::future::poll_fn(|context| unfinished.poll(context)).await;
-        let (record, mount) = outcome?;
-        tracing::debug!(key = record.key, id = record.id, kind = record.kind.name(), "prepared");
+        let (_, mount) = outcome?;
         Ok(vec![wire_mount(mount)])
     }
 }

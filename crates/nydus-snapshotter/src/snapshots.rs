@@ -18,7 +18,7 @@ use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
 use nydus_mount_slice::Mount;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,6 +102,7 @@ impl Snapshots {
             Ok((record, parents))
         };
         let (record, parents) = self.store.write(create).await?;
+        note(&record);
         match self.finish(&record, &parents).await {
             Ok(mount) => Ok((record, mount)),
             Err(error) => {
@@ -111,13 +112,18 @@ impl Snapshots {
         }
     }
 
+    /// Makes what is missing on disk, and the mount.
     async fn finish(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
-        dirs::make(&self.layout, record, parents.first())?;
+        dirs::heal_layers(&self.layout, parents)?;
+        dirs::heal(&self.layout, record, parents.first())?;
         let mount = self.mount(record, parents).await?;
-        // Removed meanwhile: Cleanup may have been here before the directory was.
         match self.store.read()?.find(&record.key)? {
             Some(there) if there.id == record.id => Ok(mount),
-            _ => Err(store::Error::NotFound(format!("snapshot {:?}", record.key)).into()),
+            _ => {
+                // Removed meanwhile: Cleanup may have been here before the directory was.
+                self.discard(record.id).await?;
+                Err(store::Error::NotFound(format!("snapshot {:?}", record.key)).into())
+            }
         }
     }
 
@@ -160,8 +166,8 @@ impl Snapshots {
         let record = read.mountable(key)?;
         let parents = read.parents(&record)?;
         drop(read);
-        dirs::heal(&self.layout, &record, parents.first())?;
-        self.mount(&record, &parents).await
+        note(&record);
+        self.finish(&record, &parents).await
     }
 
     async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
@@ -177,10 +183,7 @@ impl Snapshots {
         };
         let (layout, host) = (&self.layout, &self.host);
         match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
-            Rootfs::Plain(ids) => {
-                dirs::heal_layers(layout, parents)?;
-                Ok(mounts::plain(layout, host, &snapshot, &ids))
-            }
+            Rootfs::Plain(ids) => Ok(mounts::plain(layout, host, &snapshot, &ids)),
             Rootfs::Guest { marked, parents } => {
                 mounts::guest(layout, host, &snapshot, &parents, marked.as_ref()).map_err(slice)
             }
@@ -197,22 +200,30 @@ impl Snapshots {
     /// # Errors
     /// The rules of snapshots; a disk that fails.
     pub async fn commit(&self, name: String, key: String, labels: Labels) -> Result<()> {
-        let active = self.store.read()?.find(&key)?.filter(|record| record.kind == Kind::Active);
-        let usage = match active {
-            Some(record) => self.settle(&record).await?,
+        let found = self.store.read()?.find(&key)?;
+        let active = found.filter(|record| record.kind == Kind::Active);
+        let usage = match &active {
+            Some(record) => self.settle(note(record)).await?,
             // The rules have their own words for it.
             None => Usage::default(),
         };
-        self.store.write(move |draft| draft.commit(&name, &key, labels, usage).map(drop)).await?;
-        Ok(())
+        let settled = active.map(|record| record.id);
+        let commit = move |draft: &mut Draft<'_>| match draft.find(&key)? {
+            // Removed and prepared anew meanwhile: what is in it now was not synced.
+            Some(now) if now.kind == Kind::Active && Some(now.id) != settled => {
+                Err(store::Error::NotFound(format!("snapshot {key:?}")))
+            }
+            _ => draft.commit(&name, &key, labels, usage).map(drop),
+        };
+        Ok(self.store.write(commit).await?)
     }
 
-    /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: an empty
-    /// directory is made again when it is missed.
+    /// Counts what a snapshot holds, and syncs it. Nothing in it needs no sync: such a directory
+    /// is made again when it is missed.
     async fn settle(&self, record: &Record) -> Result<Usage> {
         let fs = self.layout.fs(record.id);
         let shown = fs.display().to_string();
-        if dirs::is_empty(&fs) {
+        if dirs::is_untouched(&fs) {
             return usage::of_one(&fs).map_err(|error| Error::Directory(shown, error));
         }
         // Lost with the power, or not made before a kill. Where only `fs` is missing, somebody
@@ -235,6 +246,7 @@ impl Snapshots {
     /// The rules of snapshots.
     pub async fn remove(&self, key: String) -> Result<()> {
         let record = self.store.write(move |draft| draft.remove(&key)).await?;
+        note(&record);
         if self.options.sync_remove {
             self.discard(record.id).await?;
         }
@@ -245,16 +257,18 @@ impl Snapshots {
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
         let job = self.natives.cancel(id);
-        self.images.release(id, || true).await.map_err(failed)?;
+        self.images.release(id, |_| true).await.map_err(failed)?;
         if let Some(job) = job {
             // It may just have started a daemon.
             let _ = job.ended().await;
-            self.images.release(id, || true).await.map_err(failed)?;
+            self.images.release(id, |_| true).await.map_err(failed)?;
         }
         let failed = |error| Error::Native(id.to_string(), Arc::new(error));
         self.natives.remove(id).await.map_err(failed)?;
-        let directory = self.layout.snapshot(id);
-        blocking(directory.display().to_string(), move || dirs::remove(&directory)).await?;
+        let (directory, images) = (self.layout.snapshot(id), Arc::clone(&self.images));
+        let shown = directory.display().to_string();
+        let remove = move || dirs::remove(&directory).and_then(|()| images.discard_logs(id));
+        blocking(shown, remove).await?;
         let forget = move |draft: &mut Draft<'_>| {
             draft.forget([id]);
             Ok(())
@@ -268,7 +282,9 @@ impl Snapshots {
     /// # Errors
     /// It is missing.
     pub fn stat(&self, key: &str) -> Result<Record> {
-        Ok(self.store.read()?.stat(key)?)
+        let record = self.store.read()?.stat(key)?;
+        note(&record);
+        Ok(record)
     }
 
     /// Changes labels: all, or those that `paths` name.
@@ -276,7 +292,9 @@ impl Snapshots {
     /// # Errors
     /// It is missing; another field.
     pub async fn update(&self, key: String, labels: Labels, paths: Vec<String>) -> Result<Record> {
-        Ok(self.store.write(move |draft| draft.update(&key, &labels, &paths)).await?)
+        let record = self.store.write(move |draft| draft.update(&key, &labels, &paths)).await?;
+        note(&record);
+        Ok(record)
     }
 
     /// One page of all snapshots that a filter lets through, and where the next begins.
@@ -297,7 +315,7 @@ impl Snapshots {
     /// # Errors
     /// It is missing; its directory cannot be read.
     pub async fn usage(&self, key: &str) -> Result<Usage> {
-        let record = self.store.read()?.stat(key)?;
+        let record = self.stat(key)?;
         let fs = self.layout.fs(record.id);
         match record.kind {
             Kind::View => Ok(record.usage),
@@ -336,49 +354,64 @@ impl Snapshots {
     /// # Errors
     /// The store failed. What cannot be ended is logged.
     pub async fn release_unused(&self) -> Result<()> {
-        let Some(needed) = self.needed()? else { return Ok(()) };
-        let still = |of: fn(&Needed) -> &BTreeSet<u64>, id: u64| !matches!(self.needed(), Ok(Some(needed)) if !of(&needed).contains(&id));
-        for id in self.images.known().into_iter().filter(|id| !needed.daemon.contains(id)) {
-            let unused = || !still(|needed| &needed.daemon, id);
-            if let Err(error) = self.images.release(id, unused).await {
+        // Where it cannot be told, it is needed.
+        let unused = |image: &Image| matches!(self.needs_daemon(image), Ok(false));
+        for served in self.images.served() {
+            let id = served.image.id;
+            if unused(&served.image)
+                && let Err(error) = self.images.release(id, unused).await
+            {
                 tracing::error!(id, %error, "the image's daemon cannot be stopped");
             }
         }
         if let Err(error) = self.images.release_shared().await {
             tracing::error!(%error, "the shared daemon cannot be stopped");
         }
-        for id in self.natives.mounted().into_iter().filter(|id| !needed.kernel.contains(id)) {
-            let unused = || !still(|needed| &needed.kernel, id);
-            if let Err(error) = self.natives.release(id, unused).await {
-                tracing::error!(id, %error, "the image cannot be unmounted");
+        self.unmount_unused().await
+    }
+
+    /// Unmounts what the kernel serves and nobody uses.
+    async fn unmount_unused(&self) -> Result<()> {
+        let mounted = self.natives.mounted();
+        if mounted.is_empty() {
+            return Ok(());
+        }
+        let images = self.images_of_numbers()?;
+        for image in mounted.into_iter().map(images) {
+            let unused = || matches!(self.is_used(&image, false, |_| true), Ok(false));
+            if unused()
+                && let Err(error) = self.natives.release(image.id, unused).await
+            {
+                tracing::error!(id = image.id, %error, "the image cannot be unmounted");
             }
         }
         Ok(())
     }
 
-    /// What snapshots need. An image with a daemon of its own needs that while a container or view
-    /// is on its mount; one of the shared daemon while its layers are there, because releases of
-    /// `nydusd` crash when they lose an image early, or until the kernel serves it and nobody is on
-    /// the daemon's mount. `None` if a damaged record hides that.
-    fn needed(&self) -> Result<Option<Needed>> {
-        let shared = self.images.mode() == DaemonMode::Shared;
-        let mut needed = Needed::default();
-        needed.daemon.extend(self.natives.working());
-        let mut all = true;
-        let whole = self.each(|read, record| {
-            let layer = shared && !self.natives.is_promoted(record.id);
-            needed.daemon.extend(layer.then_some(record.id));
-            if record.kind != Kind::Committed {
-                let parents = read.parents(&record);
-                all &= parents.is_ok();
-                let ids: Vec<_> = parents.iter().flatten().map(|parent| parent.id).collect();
-                needed.kernel.extend(&ids);
-                if !record.kernel && !self.must_be_native(&record) {
-                    needed.daemon.extend(ids);
-                }
+    /// Whether an image's daemon is needed. One of its own is while a container or view is on its
+    /// mount, or a job is at it; the one of all while an image's layers are there, because releases
+    /// of `nydusd` crash when they lose an image early, or until the kernel serves that.
+    fn needs_daemon(&self, image: &Image) -> Result<bool> {
+        let (natives, shared) = (&self.natives, self.images.mode() == DaemonMode::Shared);
+        let kept = shared && !natives.is_promoted(image.id);
+        let on_daemon = |record: &Record| !record.kernel && !self.must_be_native(record);
+        let working = natives.is_working(image.id);
+        Ok(working || self.is_used(image, kept, on_daemon)?)
+    }
+
+    /// Whether an image is there, and is to be `kept` or has a container or view on it that `counts`.
+    fn is_used(&self, image: &Image, kept: bool, counts: impl Fn(&Record) -> bool) -> Result<bool> {
+        let read = self.store.read()?;
+        if image.key.is_empty() {
+            // Its record is gone, or damaged.
+            return Ok(!self.each(|_, _| {})?);
+        }
+        match read.find(&image.key)? {
+            Some(meta) if meta.id == image.id => {
+                Ok(kept || read.is_mountable_above(&meta.key, counts)?)
             }
-        })?;
-        Ok((whole && all).then_some(needed))
+            _ => Ok(false),
+        }
     }
 
     /// Calls `look` with every record; false if one is damaged.
@@ -403,51 +436,49 @@ impl Snapshots {
     async fn collect_cache(&self) -> Result<()> {
         let cache = self.options.cache.clone();
         let failed = |error| Error::Directory(cache.display().to_string(), error);
-        let cached = cache::blobs(&cache).map_err(failed)?;
-        if cached.is_empty() {
+        let mut unused = cache::blobs(&cache).map_err(failed)?;
+        if unused.is_empty() {
             return Ok(());
         }
-        let (mut used, mut bootstraps) = (cache::Blobs::new(), Vec::new());
+        // Of images that have copies no daemon needs these, and none starts meanwhile.
+        let held = |id| Some((id, (self.natives.copied(id), self.images.hold(id)?)));
+        let copies: BTreeMap<_, _> = self.natives.mounted().into_iter().filter_map(held).collect();
+        let copied = |blob: &String| copies.values().any(|(blobs, _)| blobs.contains(blob));
+        let mut bootstraps = Vec::new();
         let whole = self.each(|_, record| {
             let (own, names_others) = cache::of(&record);
-            used.extend(own);
+            if let Some(own) = own.filter(|own| !copied(own)) {
+                unused.remove(&own);
+            }
             bootstraps.extend(names_others.then_some(record.id));
         })?;
+        // Mostly the labels tell of all.
+        if unused.is_empty() {
+            return Ok(());
+        }
         if !whole {
             tracing::warn!("nothing is freed from the cache: a record is damaged");
             return Ok(());
         }
-        // No daemon starts on them meanwhile.
-        let held: HashMap<_, _> = self
-            .natives
-            .mounted()
-            .into_iter()
-            .filter_map(|id| Some((id, self.images.hold(id)?)))
-            .collect();
-        let ids: Vec<_> = held.keys().copied().collect();
-        let (natives, layout) = (Arc::clone(&self.natives), self.layout.clone());
+        let layout = self.layout.clone();
         let free = move || {
-            // Of these no daemon needs the cached ones, unless it is another image's.
-            let copied = |id: &u64| match held.contains_key(id) {
-                true => natives.copied(*id),
-                false => cache::Blobs::new(),
-            };
-            let copies: Vec<_> = bootstraps.iter().map(copied).collect();
-            used.retain(|blob| !copies.iter().any(|copies| copies.contains(blob)));
-            for (id, copies) in bootstraps.iter().zip(copies) {
+            let mut used = cache::Blobs::new();
+            for id in bootstraps {
                 let mut named = cache::Blobs::new();
-                cache::add(&mut named, &cached, &layout.bootstrap(*id))?;
-                used.extend(&named - &copies);
+                cache::add(&mut named, &unused, &layout.bootstrap(id))?;
+                used.extend(match copies.get(&id) {
+                    Some((copies, _)) => &named - copies,
+                    None => named,
+                });
             }
-            cache::remove(&cache, &(&cached - &used))?;
-            drop(held);
+            cache::remove(&cache, &(&unused - &used))?;
+            drop(copies);
             Ok(())
         };
         let shown = self.options.cache.display().to_string();
         if let Err(error) = blocking(shown, free).await {
             tracing::warn!(%error, "not all that is unused is freed from the cache");
         }
-        ids.into_iter().for_each(|id| self.images.forget_slot(id));
         Ok(())
     }
 
@@ -493,18 +524,10 @@ impl Snapshots {
                 images.insert(record.id, image(&parent(&record), &chain));
             }
         })?;
-        let unknown = |id| Image { id, labels: Labels::new(), blobs: Vec::new() };
+        let unknown =
+            |id| Image { id, key: String::new(), labels: Labels::new(), blobs: Vec::new() };
         Ok(move |id| images.get(&id).cloned().unwrap_or_else(|| unknown(id)))
     }
-}
-
-/// Numbers of snapshots whose images are needed.
-#[derive(Default)]
-struct Needed {
-    /// By `nydusd`.
-    daemon: BTreeSet<u64>,
-    /// By the kernel, where they are promoted.
-    kernel: BTreeSet<u64>,
 }
 
 /// The snapshot with the bootstrap, if it is a container of a Nydus image.
@@ -536,7 +559,13 @@ fn commit_at_once(
 }
 
 fn parent(record: &Record) -> Parent {
-    Parent { id: record.id, labels: record.labels.clone() }
+    Parent { id: record.id, key: record.key.clone(), labels: record.labels.clone() }
+}
+
+/// Puts a snapshot's number into the log lines of the call.
+fn note(record: &Record) -> &Record {
+    tracing::Span::current().record("id", record.id);
+    record
 }
 
 /// The image of a meta layer, with the blobs of the data layers in its chain.
@@ -546,7 +575,7 @@ fn image(meta: &Parent, chain: &[Parent]) -> Image {
         parent.labels.get(LAYER_DIGEST).filter(|_| data).cloned()
     };
     let blobs = chain.iter().filter_map(digest).collect();
-    Image { id: meta.id, labels: meta.labels.clone(), blobs }
+    Image { id: meta.id, key: meta.key.clone(), labels: meta.labels.clone(), blobs }
 }
 
 /// Runs what waits for the disk where that holds up nobody.

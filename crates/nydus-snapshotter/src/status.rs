@@ -5,6 +5,7 @@ mod images;
 
 use crate::config::Config;
 use crate::health::Health;
+use crate::images::Images;
 use crate::snapshots::Snapshots;
 use crate::{store, warm};
 use anyhow::{Context, Result};
@@ -12,7 +13,6 @@ use containerd_proto::nydus::status_client::StatusClient;
 use containerd_proto::nydus::status_server::Status as Calls;
 use containerd_proto::nydus::{GetRequest, GetResponse, WarmProgress, WarmRequest};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -53,14 +53,26 @@ pub struct Report {
 pub struct Daemon {
     /// Its name.
     pub id: String,
-    /// Its process.
-    pub pid: u32,
+    /// Its process, if known.
+    pub pid: Option<u32>,
     /// Whether it serves all images.
     pub shared: bool,
     /// Whether it lives.
-    pub running: bool,
+    pub state: State,
     /// Socket of its API.
     pub socket: PathBuf,
+}
+
+/// What a `nydusd` process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It serves images.
+    Running,
+    /// It has ended.
+    Dead,
+    /// It lived when we were started, and did not answer: it is left to its containers.
+    Unanswering,
 }
 
 /// An image that is served.
@@ -111,18 +123,10 @@ impl Status {
     }
 
     fn report(&self) -> crate::error::Result<Report> {
-        let (mut daemons, health) = (BTreeMap::new(), self.health.all());
+        let (images, health) = (&self.snapshots.images, self.health.all());
         let mut instances = Vec::new();
-        for served in self.snapshots.images.served() {
+        for served in images.served() {
             let (live, id) = (&served.live, served.image.id);
-            let daemon = Daemon {
-                id: live.id.clone(),
-                pid: live.daemon.pid(),
-                shared: live.shared,
-                running: !live.is_gone(),
-                socket: live.daemon.spec().apisock.clone(),
-            };
-            daemons.insert(live.id.clone(), daemon);
             let seen = health.get(&id).cloned().unwrap_or_default();
             let image = crate::labels::image_ref(&served.image.labels).unwrap_or_default();
             instances.push(Instance {
@@ -139,7 +143,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             root: self.root.clone(),
             daemon_mode: self.mode.clone(),
-            daemons: daemons.into_values().collect(),
+            daemons: daemons(images),
             images: Image::all(&self.snapshots, &instances)?,
             instances,
             snapshots: self.list()?,
@@ -159,6 +163,24 @@ impl Status {
         all.sort_by_key(|snapshot| snapshot.id);
         Ok(all)
     }
+}
+
+fn daemons(images: &Images) -> Vec<Daemon> {
+    let lives = images.daemons().into_iter().map(|live| Daemon {
+        id: live.id.clone(),
+        pid: Some(live.daemon.pid()),
+        shared: live.shared,
+        state: if live.is_gone() { State::Dead } else { State::Running },
+        socket: live.daemon.spec().apisock.clone(),
+    });
+    let left = images.unanswering().into_iter().map(|(id, (shared, socket))| Daemon {
+        id,
+        pid: None,
+        shared,
+        state: State::Unanswering,
+        socket,
+    });
+    lives.chain(left).collect()
 }
 
 fn snapshot(record: store::Record) -> Snapshot {
@@ -229,9 +251,10 @@ fn nobody(address: &Path) -> String {
 fn table(report: &Report) -> Result<String> {
     let mut rows = String::new();
     writeln!(rows, "DAEMON\tPID\tMODE\tSTATE\tSOCKET")?;
-    for Daemon { id, pid, shared, running, socket } in &report.daemons {
+    for Daemon { id, pid, shared, state, socket } in &report.daemons {
         let mode = if *shared { "shared" } else { "dedicated" };
-        let state = if *running { "running" } else { "dead" };
+        let pid = pid.map_or("-".to_owned(), |pid| pid.to_string());
+        let state = format!("{state:?}").to_lowercase();
         writeln!(rows, "{id}\t{pid}\t{mode}\t{state}\t{}", socket.display())?;
     }
     writeln!(rows, "\nSNAPSHOT\tIMAGE\tDAEMON\tREAD\tFAILED\tTROUBLE")?;
@@ -267,9 +290,9 @@ mod tests {
             daemon_mode: "dedicated".into(),
             daemons: vec![Daemon {
                 id: "d3".into(),
-                pid: 42,
+                pid: Some(42),
                 shared: false,
-                running: true,
+                state: State::Running,
                 socket: "/r/socket/d3/api.sock".into(),
             }],
             instances: vec![Instance {

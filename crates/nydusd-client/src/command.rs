@@ -1,7 +1,8 @@
 //! Command lines of `nydusd`, in the order in which the Go snapshotter writes them.
 
-use crate::{Binary, Error, Help};
+use crate::{Binary, Error, Help, HybridMode};
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 const NOFILE: &str = "--rlimit-nofile";
@@ -28,8 +29,8 @@ pub enum Mode {
     Virtiofs {
         /// The vhost-user socket.
         sock: PathBuf,
-        /// `--hybrid-mode`: only after [`Binary::hybrid_mode`]. No version needs it.
-        hybrid: bool,
+        /// `--hybrid-mode`. No version needs it.
+        hybrid: Option<HybridMode>,
     },
 }
 
@@ -80,6 +81,9 @@ pub struct Spec {
     /// File for its standard error, truncated at start: what our errors quote. A file and not a
     /// pipe, because the daemon outlives us. `None`: ours is inherited and nothing is quoted.
     pub stderr: Option<PathBuf>,
+    /// Directory with a directory for each instance that is mounted through the API, in that its
+    /// `config.json`: of their credentials our errors quote none.
+    pub instances: Option<PathBuf>,
     /// Control group (its directory) that the daemon is put into as soon as it is started.
     pub cgroup: Option<PathBuf>,
     /// More arguments, put last.
@@ -99,6 +103,7 @@ impl Spec {
             failover_policy: String::new(),
             log: Log::default(),
             stderr: None,
+            instances: None,
             cgroup: None,
             extra: Vec::new(),
         }
@@ -110,6 +115,15 @@ impl Spec {
             Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } => Some(mountpoint),
             Mode::Virtiofs { .. } => None,
         }
+    }
+
+    /// Files with its configurations, as far as they are known.
+    pub(crate) fn configs(&self) -> Vec<PathBuf> {
+        if let Mode::Dedicated { config, .. } = &self.mode {
+            return vec![config.clone()];
+        }
+        let entries = self.instances.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+        entries.flatten().map(|entry| entry.path().join("config.json")).collect()
     }
 
     /// Sockets that the daemon makes.
@@ -148,7 +162,7 @@ impl Spec {
         let mut options = Options(Vec::new());
         options.flag("--upgrade", self.upgrade);
         if let Mode::Virtiofs { sock, hybrid } = &self.mode {
-            options.flag("--hybrid-mode", *hybrid);
+            options.flag("--hybrid-mode", hybrid.is_some());
             options.value("--id", self.id.as_ref());
             self.logging(&mut options);
             options.value("--apisock", Some(&self.apisock));
@@ -241,7 +255,10 @@ mod tests {
                 Mode::Dedicated { config: "/c".into(), bootstrap: "/b".into(), mountpoint }
             }
             "shared" => Mode::Shared { mountpoint },
-            _ => Mode::Virtiofs { sock: "/s".into(), hybrid: mode == "hybrid" },
+            _ => Mode::Virtiofs {
+                sock: "/s".into(),
+                hybrid: (mode == "hybrid").then_some(HybridMode(())),
+            },
         };
         let log = Log { level: "info".into(), file: Some("/l".into()), rotation: 100 };
         Spec { failover_policy: "resend".into(), log, threads: 4, ..Spec::new(mode, "/a") }

@@ -114,6 +114,11 @@ impl Error {
             if matches!(cause.kind(), ConnectionRefused | NotFound))
     }
 
+    /// The call was sent, and what became of it is not known.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Call(_, Failure::Timeout(_) | Failure::Broken(_)))
+    }
+
     fn says(&self, words: &str) -> bool {
         self.refusal().is_some_and(|refusal| refusal.message.contains(words))
     }

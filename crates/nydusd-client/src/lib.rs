@@ -28,5 +28,5 @@ pub use client::{Client, Limits};
 pub use command::{Log, Mode, Spec};
 pub use error::{Error, Failure, Refusal};
 pub use liveness::Exit;
-pub use probe::{Binary, Help};
+pub use probe::{Binary, Help, HybridMode};
 pub use process::{Daemon, clear_stale};

@@ -79,17 +79,20 @@ impl Binary {
         Ok(Self { program, fuse, virtiofs, git_commit })
     }
 
-    /// Whether `nydusd virtiofs --hybrid-mode` runs: 2.2.0 lists the option and panics on it.
-    /// Tried on a socket that cannot be made, so that nothing starts.
-    pub async fn hybrid_mode(&self) -> bool {
+    /// That `nydusd virtiofs --hybrid-mode` runs, if it does: 2.2.0 lists the option and panics on
+    /// it. Tried on a socket that cannot be made, so that nothing starts.
+    pub async fn hybrid_mode(&self) -> Option<HybridMode> {
         const ARGS: [&str; 6] =
             ["virtiofs", "--hybrid-mode", "--rlimit-nofile", "0", "--sock", "/dev/null/sock"];
-        self.virtiofs.knows("--hybrid-mode")
-            && run(&self.program, &ARGS)
-                .await
-                .is_ok_and(|output| output.status.signal() != Some(SIGABRT))
+        let tried = self.virtiofs.knows("--hybrid-mode").then(|| run(&self.program, &ARGS))?;
+        let panicked = tried.await.ok()?.status.signal() == Some(SIGABRT);
+        (!panicked).then_some(HybridMode(()))
     }
 }
+
+/// `--hybrid-mode` of a program that was seen to run with it: [`Binary::hybrid_mode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HybridMode(pub(crate) ());
 
 fn commit(version: &str) -> String {
     let line = version.lines().find_map(|line| line.trim().strip_prefix("Git Commit:"));

@@ -3,7 +3,7 @@
 use crate::liveness::{Exit, Process, host};
 use crate::nofile::limit_here;
 use crate::report::{scrub, tail};
-use crate::{Binary, Client, Error, Log, Mode, Spec, State};
+use crate::{Binary, Client, Error, Log, Spec, State};
 use nydus_mount_slice::Secret;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -163,19 +163,17 @@ impl Daemon {
     }
 
     /// The daemon's last words in one line: its standard error and what it logged since it was
-    /// started or adopted, without the credentials of its configuration.
+    /// started or adopted, without the credentials of its configurations.
     pub fn report(&self) -> String {
         let stderr = self.spec.stderr.as_deref().map(|path| tail(path, 0));
         let log = self.spec.log.current().map(|path| tail(&path, self.log_start));
         let words: Vec<_> = stderr.into_iter().chain(log).filter(|text| !text.is_empty()).collect();
-        match &self.spec.mode {
-            _ if words.is_empty() => "it said nothing".to_owned(),
-            Mode::Dedicated { config, .. } => {
-                let config = fs::read_to_string(config).unwrap_or_default();
-                scrub(&words.join(" | "), &Secret::from(config))
-            }
-            _ => words.join(" | "),
+        if words.is_empty() {
+            return "it said nothing".to_owned();
         }
+        let configs =
+            self.spec.configs().into_iter().filter_map(|path| fs::read_to_string(path).ok());
+        configs.fold(words.join(" | "), |text, config| scrub(&text, &Secret::from(config)))
     }
 }
 

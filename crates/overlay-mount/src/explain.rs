@@ -9,6 +9,7 @@ use crate::context::configure;
 use crate::inspect::{Problem, directories, first_problem};
 use crate::options::{OptionStrings, Options, Refusal};
 use crate::sys::{Kernel, Linux};
+use crate::table::{Effect, TABLE};
 use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step, errno};
 
 /// Appends to `line` what failed, the option or layer at fault, and the kernel's reason.
@@ -132,7 +133,7 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
         if let Err(refused) = configured {
             line.text("option ").quoted(refused.word).text(": ");
         }
-        line.escaped(without_prefix(&text[..length]));
+        line.escaped(shown(&text[..length]));
         return true;
     }
     let kernel_log = KernelLog::from_now();
@@ -141,7 +142,7 @@ fn kernels_words<'a, O: OptionStrings<'a>>(
     }
     length = kernel_log.and_then(|log| log.next_about_overlay(&mut text)).unwrap_or(0);
     if length > 0 {
-        line.text("kernel log: ").escaped(without_prefix(&text[..length]));
+        line.text("kernel log: ").escaped(shown(&text[..length]));
     }
     length > 0
 }
@@ -174,13 +175,21 @@ fn too_long<'a, O: OptionStrings<'a>>(options: &Options<O>, line: &mut Line) {
     }
 }
 
-/// `e overlay: text\n` or `overlayfs: text\n` as `text`.
-fn without_prefix(text: &[u8]) -> &[u8] {
+/// `e overlay: text\n` or `overlayfs: text\n` as `text`, up to the value of a carried option:
+/// before Linux 6.5 the kernel quotes words that it does not know.
+fn shown(text: &[u8]) -> &[u8] {
     let mut text = text.trim_ascii();
     for prefix in [&b"e "[..], b"w ", b"i ", b"overlay: ", b"overlayfs: "] {
         text = text.strip_prefix(prefix).unwrap_or(text);
     }
-    text
+    let carried = TABLE.iter().filter(|entry| entry.effect == Effect::Carried);
+    let value = |at: usize| {
+        carried.clone().find_map(|entry| {
+            let rest = text[at..].strip_prefix(entry.name.as_bytes())?;
+            rest.starts_with(b"=").then_some(at + entry.name.len() + 1)
+        })
+    };
+    text.get(..(0..text.len()).find_map(value).unwrap_or(text.len())).unwrap_or(text)
 }
 
 /// `/dev/kmsg`, at its end when opened: what comes later may also be about another mount.
@@ -208,5 +217,24 @@ impl KernelLog {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_words_without_carried_values() {
+        let table: &[(&[u8], &[u8])] = &[
+            (b"e overlay: Unknown parameter 'foo'\n", b"Unknown parameter 'foo'"),
+            (b"overlayfs: option \"a,extraoption=c2Vj\" or", b"option \"a,extraoption="),
+            (b"overlayfs: \"\\,io.katacontainers.volume=c2Vj", b"\"\\,io.katacontainers.volume="),
+            (b"overlayfs: extraoption", b"extraoption"),
+            (b"", b""),
+        ];
+        for (text, expected) in table {
+            assert_eq!(shown(text), *expected, "{}", text.escape_ascii());
+        }
     }
 }

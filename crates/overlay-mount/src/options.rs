@@ -109,6 +109,7 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
                 Some(Effect::Propagation(_)) => options.propagation = true,
                 Some(Effect::IdMap) => options.id_mapped = true,
                 other if !reaches_kernel(other, lsm) => {}
+                Some(Effect::SeLinux) if is_replaced(word, options.strings.clone()) => {}
                 _ => {
                     options.data_len += usize::from(options.data_len > 0) + word.len();
                     options.relative |= is_relative(word);
@@ -128,9 +129,12 @@ impl<'a, O: OptionStrings<'a>> Options<O> {
 
     /// The words for the kernel, in order, as they came.
     pub fn kept(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a, O> {
-        let lsm = self.lsm;
-        let reaches_kernel = move |word: &&[u8]| reaches_kernel(effect(word), lsm);
-        self.strings.clone().flat_map(words).filter(reaches_kernel)
+        let (lsm, strings) = (self.lsm, self.strings.clone());
+        let is_kept = move |word: &&'a [u8]| match effect(word) {
+            Some(Effect::SeLinux) => lsm.selinux && !is_replaced(word, strings.clone()),
+            other => reaches_kernel(other, lsm),
+        };
+        self.strings.clone().flat_map(words).filter(is_kept)
     }
 
     /// The changes of the propagation type, in order, as `mount(2)` flags. As in libmount, a word
@@ -210,6 +214,14 @@ fn reaches_kernel(effect: Option<Effect>, lsm: Lsm) -> bool {
     }
 }
 
+/// Whether a later word has the same key: of those of SELinux, libmount keeps the last one.
+#[cold]
+fn is_replaced<'a>(word: &'a [u8], strings: impl OptionStrings<'a>) -> bool {
+    let key = key_value(word).0;
+    let same = strings.flat_map(words).filter(|other| key_value(other).0 == key);
+    same.last().map(<[u8]>::as_ptr) != Some(word.as_ptr())
+}
+
 /// What `mount(8)` calls an unsupported option format.
 fn is_nameless(string: &[u8]) -> bool {
     matches!(string.first(), Some(b'=' | b'\'' | b'"' | b' ' | b'\t'))
@@ -273,6 +285,12 @@ mod tests {
                 true,
             ),
             (&["context=\"a,b\",smackfsdef=x,lowerdir=/a"], 0, "context=\"a,b\",lowerdir=/a", true),
+            (
+                &["context=a,fscontext=b,lowerdir=/a", "context=c"],
+                0,
+                "fscontext=b,lowerdir=/a,context=c",
+                true,
+            ),
             (&["lowerdir=/a,uidmap=0:1:2,3:4:5,gidmap=0:1:2,ro"], ms::RDONLY, "lowerdir=/a", false),
             (&["x-a,X-b,comment=c,nofail,_netdev,loop=/l,lowerdir=/a"], 0, "lowerdir=/a", false),
         ];

@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 /// Longest payload, bytes.
 pub const PAYLOAD: usize = 1 << 20;
 
+/// So many frames of each output may be on their way: each that was written makes room for one.
+pub const WINDOW: usize = 8;
+
 /// Name of the port.
 pub const PORT: &str = "nydusvm";
 
@@ -73,6 +76,10 @@ pub enum Frame {
     StdinEnd,
     /// A signal for the process.
     Signal(i32),
+    /// A [`Frame::Stdout`] is where it should go.
+    StdoutWritten,
+    /// Same.
+    StderrWritten,
     /// From the guest: it is up.
     Ready,
     /// The process runs.
@@ -104,6 +111,8 @@ impl Frame {
             Self::Stderr(bytes) => (9, bytes.clone()),
             Self::Exited(code) => (10, code.to_le_bytes().into()),
             Self::Failed(why) => (11, why.clone().into_bytes()),
+            Self::StdoutWritten => (12, none()),
+            Self::StderrWritten => (13, none()),
         }
     }
 
@@ -121,6 +130,8 @@ impl Frame {
             9 => Some(Self::Stderr(payload)),
             10 => number().ok().map(Self::Exited),
             11 => Some(Self::Failed(String::from_utf8_lossy(&payload).into_owned())),
+            12 => Some(Self::StdoutWritten),
+            13 => Some(Self::StderrWritten),
             _ => None,
         };
         frame.ok_or_else(|| invalid(&format!("frame of kind {kind}: not as expected")))
@@ -189,6 +200,8 @@ mod tests {
             Frame::Stdin(b"x".to_vec()),
             Frame::StdinEnd,
             Frame::Signal(15),
+            Frame::StdoutWritten,
+            Frame::StderrWritten,
             Frame::Ready,
             Frame::Started,
             Frame::Taken,

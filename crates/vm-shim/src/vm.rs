@@ -90,7 +90,7 @@ impl Config {
         spawned.map_err(|error| said(&format!("cannot run {}: {error}", self.qemu.display())))
     }
 
-    /// Whether a guest comes up under KVM. Asked once for all machines of a state directory.
+    /// Whether a guest comes up under KVM. Asked once for all machines of a namespace.
     fn has_kvm(&self) -> io::Result<bool> {
         if !Path::new("/dev/kvm").exists() {
             return Ok(false);
@@ -175,9 +175,9 @@ impl Vm {
     }
 
     fn ready(&self) -> io::Result<()> {
-        lock(&self.reader).set_read_timeout(Some(BOOT))?;
+        self.limit(Some(BOOT))?;
         match self.receive() {
-            Ok(Frame::Ready) => lock(&self.reader).set_read_timeout(None),
+            Ok(Frame::Ready) => self.limit(None),
             Ok(Frame::Failed(why)) => Err(said(&why)),
             Ok(frame) => Err(said(&format!("its agent says {frame:?}"))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -195,6 +195,14 @@ impl Vm {
     /// The end of what the guest's kernel and agent printed, to be added to a reason.
     pub fn console_tail(&self) -> String {
         tail(&self.console)
+    }
+
+    /// How long [`Vm::receive`] may wait, if not for ever.
+    ///
+    /// # Errors
+    /// A limit of zero.
+    pub fn limit(&self, limit: Option<Duration>) -> io::Result<()> {
+        lock(&self.reader).set_read_timeout(limit)
     }
 
     /// What the agent says next.

@@ -44,7 +44,7 @@ pub const TEMPLATE: &str = r#"{"device":{"backend":{"type":"registry","config":{
 "fs_prefetch":{"enable":false}}"#;
 
 /// The user and password that the registry asks for.
-pub const LOGIN: (&str, &str) = ("someone", "secret");
+pub const LOGIN: (&str, &str) = ("someone", "hunter2");
 /// The modes in which nydusd serves images.
 pub const MODES: [&str; 2] = ["dedicated", "shared"];
 
@@ -216,7 +216,9 @@ impl Node {
         let mounted: Vec<_> = mounts().into_iter().map(|mount| mount.point).collect();
         let below = |point: &PathBuf| point != &root && point.starts_with(&root);
         assert!(!mounted.iter().any(below), "{mounted:?}\n{}", said());
-        for kind in ["config", "socket"] {
+        // Logs stay for as long as their image's snapshot does.
+        let kinds = ["config", "socket", "logs"];
+        for kind in kinds.into_iter().filter(|kind| *kind != "logs" || directories == 0) {
             let mut left = names_in(&root.join(kind));
             left.retain(|name| name != "shared");
             assert_eq!(left, Vec::<String>::new(), "{kind}\n{}", said());

@@ -150,6 +150,11 @@ impl Containerd {
         run(&mut self.command(words))
     }
 
+    /// The same, beside the test; what it says goes to this file.
+    pub fn ctr_beside(&self, words: &[&str], log: PathBuf) -> Service {
+        Service::start(&mut self.command(words), log)
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(self.programs.join("ctr"));
         command.arg("--address").arg(self.socket()).args(["--namespace", NAMESPACE]);

@@ -90,6 +90,7 @@ impl Disk {
     /// It cannot be written.
     pub fn write(&self, name: &str, text: &str, mode: u32) {
         let path = self.path(Path::new(name));
+        fs::create_dir_all(path.parent().expect("a directory")).expect(name);
         fs::write(&path, text).expect(name);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect(name);
     }
@@ -137,7 +138,11 @@ impl Disk {
         })
     }
 
-    fn copy(&self, from: &Path, to: &Path) {
+    /// Copies a file.
+    ///
+    /// # Panics
+    /// It cannot be copied.
+    pub fn copy(&self, from: &Path, to: &Path) {
         let to = self.path(to);
         fs::create_dir_all(to.parent().expect("a directory")).expect("a directory");
         let _ = fs::remove_file(&to);

@@ -9,7 +9,12 @@ use nydus_mount_slice::{ExtraOption, FsVersion, Mount};
 use nydusd_client::{Binary, Daemon, Mode, Spec};
 use serde_json::json;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 /// The slice of a small image whose blobs lie beside it; `None` if a program is missing.
@@ -17,7 +22,7 @@ use std::time::Duration;
 /// # Panics
 /// It cannot be made.
 pub fn slice(stage: &Stage, version: Rafs) -> Option<Mount> {
-    let [lower, _] = rootfs::layers(stage.path(), 1 << 20)?;
+    let [lower, _] = rootfs::layers(&stage.join("small"), 1 << 20)?;
     let (bootstrap, blobs) = (stage.join("image.boot"), stage.join("blobs"));
     let (cache, snapshot) = (stage.join("cache"), stage.join("snapshot"));
     for directory in [&blobs, &cache, &snapshot.join("fs"), &snapshot.join("work")] {
@@ -57,9 +62,70 @@ pub fn slice(stage: &Stage, version: Rafs) -> Option<Mount> {
 /// # Panics
 /// It does not come up.
 pub async fn daemon(stage: &Stage, binary: &Binary) -> Daemon {
-    let mode = Mode::Virtiofs { sock: stage.join("fs.sock"), hybrid: false };
+    let mode = Mode::Virtiofs { sock: stage.join("fs.sock"), hybrid: None };
     let mut spec = Spec::new(mode, stage.join("api.sock"));
     spec.extra = vec!["--rlimit-nofile".into(), "0".into()];
     spec.stderr = Some(stage.join("nydusd.log"));
     Daemon::start(binary, spec, Duration::from_secs(10)).await.expect("nydusd")
+}
+
+/// What lies between a client and `nydusd`, and may lose answers.
+#[derive(Debug)]
+pub struct Wire {
+    socket: PathBuf,
+    lost: Arc<Mutex<String>>,
+}
+
+impl Wire {
+    /// One from a new `socket` to that of a server.
+    ///
+    /// # Panics
+    /// No socket.
+    pub fn new(socket: &Path, server: &Path) -> Self {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        let wire = Self { socket: socket.to_owned(), lost: Arc::default() };
+        wire.lose("none");
+        let (lost, server) = (Arc::clone(&wire.lost), server.to_owned());
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let _ = pass(client, &server, &lost);
+            }
+        });
+        wire
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// From now on answers to requests that begin so are lost.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn lose(&self, start: &str) {
+        start.clone_into(&mut self.lost.lock().expect("a lock"));
+    }
+}
+
+/// One request and its answer, which comes in one piece.
+fn pass(mut client: UnixStream, server: &Path, lost: &Mutex<String>) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut bytes = vec![0; 1 << 16];
+    while !is_whole(&request) {
+        let length = client.read(&mut bytes)?;
+        request.extend(&bytes[..length]);
+    }
+    let mut server = UnixStream::connect(server)?;
+    server.write_all(&request)?;
+    let length = server.read(&mut bytes)?;
+    let is_lost = request.starts_with(lost.lock().expect("a lock").as_bytes());
+    if is_lost { Ok(()) } else { client.write_all(&bytes[..length]) }
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    body.len() >= length.unwrap_or(0)
 }

@@ -79,7 +79,10 @@ pub fn text(settings: &Settings) -> String {
     )
 }
 
-/// A container of a snapshot, in a machine, without containerd.
+/// How long a guest may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Containers of snapshots, in a machine, without containerd.
 #[allow(missing_docs, reason = "named by their types")]
 pub struct Machine {
     pub sandbox: Sandbox,
@@ -87,39 +90,29 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots it and starts this in a shell, in a container `c1`.
+    /// Boots it with a container for each slice, `c1` and so on, and starts this in a shell in the
+    /// last of them.
     ///
     /// # Errors
     /// It does not come up, or cannot run there.
     pub fn start(
         runtime: &Runtime,
         settings: &Settings,
-        slice: &Mount,
+        slices: &[Mount],
         shell: &str,
     ) -> Result<Self, Failure> {
+        let (sandbox, storages) = runtime.block_on(made(settings, slices))?;
         let directory = settings.directory("test", "c1");
-        let rootfs = Rootfs::recognise(std::slice::from_ref(slice), Reader::Go)?;
-        let made = runtime.block_on(Sandbox::create(settings, directory.clone(), "c1", &rootfs));
-        let (sandbox, storage) = made?;
         let vm = Vm::start(&settings.machine(&directory, sandbox.vhost_socket()))?;
-        let mounts = [Storage::share(Reader::Go), storage].map(Into::into).into();
-        let process = Process {
-            args: ["sh", "-c", shell].map(str::to_owned).into(),
-            env: vec!["PATH=/bin".to_owned()],
-            cwd: "/".to_owned(),
-            uid: 0,
-            gid: 0,
-            additional_gids: vec![],
-        };
-        let start = Start { mounts, read_only: false, process, hostname: "guest".to_owned() };
-        vm.send(&Frame::Start(start.into()))?;
+        vm.limit(Some(SILENCE))?;
+        vm.send(&Frame::Start(start(storages, shell).into()))?;
         match vm.receive()? {
             Frame::Started => Ok(Self { sandbox, vm }),
             frame => {
                 let _ = vm.wait(Duration::from_secs(30));
                 vm.kill();
                 let why = format!("{frame:?}{}", vm.console_tail());
-                runtime.block_on(sandbox.remove("c1"))?;
+                runtime.block_on(sandbox.remove())?;
                 Err(why.into())
             }
         }
@@ -133,7 +126,15 @@ impl Machine {
         let mut output = Vec::new();
         loop {
             match self.vm.receive().expect("a frame") {
-                Frame::Stdout(bytes) | Frame::Stderr(bytes) => output.extend(bytes),
+                Frame::Stdout(bytes) => {
+                    self.vm.send(&Frame::StdoutWritten).expect("a guest");
+                    output.extend(bytes);
+                }
+                Frame::Stderr(bytes) => {
+                    self.vm.send(&Frame::StderrWritten).expect("a guest");
+                    output.extend(bytes);
+                }
+                Frame::Taken => {}
                 Frame::Exited(0) => break,
                 frame => panic!("{frame:?}\n{}", String::from_utf8_lossy(&output)),
             }
@@ -141,4 +142,37 @@ impl Machine {
         self.vm.wait(Duration::from_secs(30)).expect("power off");
         String::from_utf8_lossy(&output).into_owned()
     }
+}
+
+/// The host's half of containers `c1` and so on.
+///
+/// # Errors
+/// A slice is refused, or cannot be served.
+pub async fn made(
+    settings: &Settings,
+    slices: &[Mount],
+) -> Result<(Sandbox, Vec<Storage>), Failure> {
+    let rootfs = |slice| Rootfs::recognise(std::slice::from_ref(slice), Reader::Go);
+    let [first, more @ ..] = slices else { return Err("no slice".into()) };
+    let directory = settings.directory("test", "c1");
+    let (sandbox, storage) = Sandbox::create(settings, directory, "c1", &rootfs(first)?).await?;
+    let mut storages = vec![Storage::share(Reader::Go), storage];
+    for (number, slice) in (2..).zip(more) {
+        storages.push(sandbox.guest.add(&format!("c{number}"), &rootfs(slice)?).await?);
+    }
+    Ok((sandbox, storages))
+}
+
+/// A shell as what runs in the last of these.
+pub fn start(storages: Vec<Storage>, shell: &str) -> Start {
+    let process = Process {
+        args: ["sh", "-c", shell].map(str::to_owned).into(),
+        env: vec!["PATH=/bin".to_owned()],
+        cwd: "/".to_owned(),
+        uid: 0,
+        gid: 0,
+        additional_gids: vec![],
+    };
+    let mounts = storages.into_iter().map(Into::into).collect();
+    Start { mounts, read_only: false, process, hostname: "guest".to_owned() }
 }

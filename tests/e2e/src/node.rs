@@ -35,7 +35,8 @@ const NYDUSD: &str = r#"{"device":{"backend":{"type":"registry","config":{"schem
 /// For what takes a moment.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-const LOGIN: (&str, &str) = ("someone", "secret");
+/// The user and password that the registry asks for.
+pub const LOGIN: (&str, &str) = ("someone", "hunter2");
 
 /// One way to set everything up.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +173,13 @@ impl Node {
             empty("snapshots") && self.daemons().is_empty()
         });
         assert!(gone, "{:?} {}", self.daemons(), self.logs());
+        for kind in ["config", "socket", "logs", "cache"] {
+            let left = fs::read_dir(root.join(kind)).into_iter().flatten().flatten();
+            let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+            // Logs of the daemon of all images stay; it may come again.
+            left.retain(|name| kind != "logs" || name != "shared");
+            assert!(left.is_empty(), "{kind}: {left:?} {}", self.logs());
+        }
         let mounts = mounts::mounts();
         assert!(!mounts.iter().any(|mount| mount.point.starts_with(&root)), "{mounts:?}");
     }

@@ -48,10 +48,14 @@ pub fn nydus_image() -> Option<PathBuf> {
     tool("nydusd/bin/nydus-image")
 }
 
-/// Where unpacked programs find their shared libraries: a value of `LD_LIBRARY_PATH`.
+/// Where unpacked programs find the shared libraries that the host lacks: a value of
+/// `LD_LIBRARY_PATH`. For those that it has it would cost time, as each library is looked for
+/// there first.
 pub fn libraries() -> String {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let packages = ["fuse3/lib", "runc/usr/lib"].map(|package| format!("{package}/{triple}"));
-    let found = packages.iter().filter_map(|package| tool(package));
+    let lacks = |library: &str| !Path::new("/lib").join(&triple).join(library).exists();
+    let packages = [("fuse3/lib", "libfuse3.so.3"), ("runc/usr/lib", "libseccomp.so.2")];
+    let packages = packages.into_iter().filter(|(_, library)| lacks(library));
+    let found = packages.filter_map(|(package, _)| tool(&format!("{package}/{triple}")));
     found.map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
 }

@@ -64,6 +64,19 @@ impl Proxy {
         self.address.to_string()
     }
 
+    /// Where it listens, or did.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it: nobody listens there any more.
+    pub fn stop(&mut self) {
+        lock(&self.state).over = true;
+        // A last connection, for the thread to see it.
+        let _ = TcpStream::connect(self.address);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+
     /// From now on, this happens.
     pub fn fail(&self, fault: Fault) {
         lock(&self.state).fault = fault;
@@ -89,10 +102,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        lock(&self.state).over = true;
-        // A last connection, for the thread to see it.
-        let _ = TcpStream::connect(self.address);
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.stop();
     }
 }
 

@@ -43,6 +43,23 @@ const SETFATTR: &str = "#include <string.h>
 int main(int c, char **v) { return setxattr(v[1], v[2], v[3], strlen(v[3]), 0) < 0; }
 ";
 
+/// `xattrs PATH...`: a line for each extended attribute.
+const XATTRS: &str = "#include <stdio.h>
+#include <string.h>
+#include <sys/xattr.h>
+int main(int c, char **v) {
+    while (*++v) {
+        char names[4096], value[4096];
+        ssize_t all = llistxattr(*v, names, sizeof names);
+        for (char *name = names; name < names + all; name += strlen(name) + 1) {
+            ssize_t length = lgetxattr(*v, name, value, sizeof value);
+            printf(\"%s %s=%.*s\\n\", *v, name, length < 0 ? 0 : (int)length, value);
+        }
+    }
+    return 0;
+}
+";
+
 /// Where the large file is.
 pub const BIG: &str = "data/big";
 
@@ -51,8 +68,8 @@ pub const BIG: &str = "data/big";
 ///
 /// In them: a shell and its tools; `data/big`, a file of `big` bytes that do not compress;
 /// `data/both`, of which the layers have `one` and `two`; `data/lower` and `data/upper`;
-/// `data/removed`, which the second layer removes; `bin/suid` and `bin/setfattr`, if there is a C
-/// compiler.
+/// `data/removed`, which the second layer removes; `bin/suid`, `bin/setfattr` and `bin/xattrs`, if
+/// there is a C compiler.
 ///
 /// # Panics
 /// They cannot be written.
@@ -73,6 +90,7 @@ pub fn layers(directory: &Path, big: usize) -> Option<[PathBuf; 2]> {
     layer(&upper, &[("data/both", b"two\n"), ("data/upper", b"upper\n"), removed]);
     compile(directory, &upper.join("bin"), ("suid", SUID, 0o4755));
     compile(directory, &upper.join("bin"), ("setfattr", SETFATTR, 0o755));
+    compile(directory, &upper.join("bin"), ("xattrs", XATTRS, 0o755));
     Some([lower, upper])
 }
 

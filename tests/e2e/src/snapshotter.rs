@@ -61,6 +61,9 @@ impl Snapshotter {
         command.arg("--config").arg(directory.join("config.toml"));
         // No credentials but those that the test gives.
         command.env("HOME", &directory).env_remove("DOCKER_CONFIG").arg("--log-to-stdout");
+        // For credential helpers.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", directory.display()));
         let service = Service::start(&mut command, directory.join("log"));
         let mut this = Self { service, command, directory };
         this.wait();

@@ -8,6 +8,9 @@ use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// Seconds that a program may take; then a signal ends it.
+const LIMIT: u32 = 60;
+
 /// Where a program stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
@@ -22,11 +25,13 @@ pub struct Stop {
 /// What happens at a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The program goes on.
+    /// The program goes on to its next stop.
     Go,
+    /// The program goes on to its end.
+    Run,
     /// The program is killed.
     Kill,
-    /// The call is not made, and this is its error; only before a call.
+    /// The call is not made, and this is its error; only before a call. There are no more stops.
     Fail(Errno),
 }
 
@@ -46,8 +51,12 @@ pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Op
 /// # Panics
 /// It cannot be started or traced.
 pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> Option<i32> {
-    // SAFETY: PTRACE_TRACEME is one system call, which may be made between fork and exec.
-    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    let prepare = || {
+        nix::unistd::alarm::set(LIMIT);
+        Ok(ptrace::traceme()?)
+    };
+    // SAFETY: each is one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(prepare) };
     #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
     let child = command.spawn().expect("a program to trace");
     let pid = Pid::from_raw(child.id().cast_signed());
@@ -55,8 +64,10 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(pid, options).expect("options of ptrace");
     let (mut index, mut entry, mut signal, mut failing) = (0, true, None, None);
+    let mut stops = true;
     loop {
-        ptrace::syscall(pid, signal).expect("to go on");
+        let on = if stops { ptrace::syscall(pid, signal) } else { ptrace::cont(pid, signal) };
+        on.expect("to go on");
         signal = None;
         match waitpid(pid, None).expect("a stop") {
             WaitStatus::Exited(_, code) => return Some(code),
@@ -66,9 +77,12 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
                 if let Some(errno) = failing.take() {
                     registers.rax = -i64::from(errno as i32) as u64;
                     ptrace::setregs(pid, registers).expect("registers");
+                    stops = false;
+                    continue;
                 }
                 match at((pid, Stop { index, call: registers.orig_rax, entry })) {
                     Next::Go => {}
+                    Next::Run => stops = false,
                     Next::Kill => {
                         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
                         waitpid(pid, None).expect("its end");
@@ -76,8 +90,11 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
                     }
                     Next::Fail(errno) => {
                         assert!(entry, "a call that was made cannot be failed");
-                        registers.orig_rax = u64::MAX;
-                        ptrace::setregs(pid, registers).expect("registers");
+                        // A descriptor is closed whatever close(2) answers.
+                        if registers.orig_rax != libc::SYS_close.cast_unsigned() {
+                            registers.orig_rax = u64::MAX;
+                            ptrace::setregs(pid, registers).expect("registers");
+                        }
                         failing = Some(errno);
                     }
                 }

@@ -2,7 +2,8 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Image, Rafs};
-use nydus_e2e::node::{Case, LIMIT, Node};
+use nydus_e2e::node::{Case, LIMIT, LOGIN, Node};
+use nydus_e2e::proxy::{Fault, Proxy};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, rootfs, service};
 use std::fs;
@@ -78,10 +79,12 @@ fn is_lazy(node: &Node, image: &Image) {
     assert!(!image.data().any(|blob| has(&blob.digest)), "{content}");
 }
 
+/// The snapshotter is killed beside a running container; and a plain image has 100 layers.
 #[test]
 fn containers_outlive_a_killed_snapshotter() {
-    for mode in ["dedicated", "shared"] {
-        on(case(VERSIONS[0], mode, Rafs::V6, "nydus-overlayfs"), |node| {
+    let [old, middle, new, _] = VERSIONS;
+    for (version, mode) in [(old, "dedicated"), (middle, "shared"), (new, "dedicated")] {
+        on(case(version, mode, Rafs::V6, "nydus-overlayfs"), |node| {
             let Some((_, reference)) = node.pulled() else { return not_run!("no nydus-image") };
             node.done(&node.containerd.start_container(
                 &[],
@@ -100,24 +103,71 @@ fn containers_outlive_a_killed_snapshotter() {
             assert_eq!(node.daemons(), before, "{}", node.logs());
             node.containerd.remove_container("lives");
             node.remove(&reference);
+            plain_image_of_100_layers(node);
         });
     }
 }
 
+fn plain_image_of_100_layers(node: &Node) {
+    let mut layers = node.layers.to_vec();
+    for number in layers.len()..100 {
+        let layer = node.stage.join(format!("l{number}"));
+        rootfs::layer(&layer, &[("data/number", number.to_string().as_bytes())]);
+        layers.push(layer);
+    }
+    let reference = node.push(&image::plain(&node.stage.join("plain"), &layers, true), "plain");
+    node.pull(&reference);
+    node.prints(&[], &reference, &["cat", "/data/number", "/data/both"], "99two\n");
+    node.remove(&reference);
+}
+
+/// What goes wrong with a registry, what containerd's client is told, and how it is put right.
+type Wrong = (&'static str, fn(&mut Node, &Image), fn(&mut Node));
+
+/// The same that the tier `image_faults` has without containerd.
 #[test]
-fn plain_image_of_100_layers() {
-    on(case(VERSIONS[0], "dedicated", Rafs::V6, "nydus-overlayfs"), |node| {
-        let mut layers = node.layers.to_vec();
-        for number in layers.len()..100 {
-            let layer = node.stage.join(format!("l{number}"));
-            rootfs::layer(&layer, &[("data/number", number.to_string().as_bytes())]);
-            layers.push(layer);
-        }
-        let reference = node.push(&image::plain(&node.stage.join("plain"), &layers, true), "plain");
-        node.pull(&reference);
-        node.prints(&[], &reference, &["cat", "/data/number", "/data/both"], "99two\n");
-        node.remove(&reference);
-    });
+fn faults_are_told_through_containerd() {
+    let wrongs: [Wrong; 4] = [
+        (
+            "refuses the credentials for repository test/image",
+            |node, _| node.snapshotter.login(&node.proxy.host(), (LOGIN.0, "wrong")),
+            |node| node.snapshotter.login(&node.proxy.host(), LOGIN),
+        ),
+        (
+            "refuses the credentials for repository test/image",
+            |node, _| node.proxy.fail(Fault::Unauthorized),
+            |node| node.proxy.fail(Fault::None),
+        ),
+        (
+            "does not have blob sha256:",
+            |node, image| node.proxy.fail(Fault::Missing(image.layers[1].digest.clone())),
+            |node| node.proxy.fail(Fault::None),
+        ),
+        (
+            "cannot be asked: ",
+            |node, _| node.proxy.stop(),
+            |node| {
+                node.proxy = Proxy::start_at(node.proxy.address(), node.registry.address());
+            },
+        ),
+    ];
+    for (version, mode) in [(VERSIONS[0], "shared"), (VERSIONS[2], "dedicated")] {
+        on(case(version, mode, Rafs::V6, "nydus-overlayfs"), |node| {
+            let Some((image, reference)) = node.pulled() else { return not_run!("no nydus-image") };
+            for (expected, wrong, right) in &wrongs {
+                wrong(node, &image);
+                let run = ["run", "--rm", "--snapshotter", "nydus", &reference, "c", "true"];
+                let ran = node.containerd.ctr(&[&["--timeout", "10s"], run.as_slice()].concat());
+                assert!(!ran.ok() && ran.said().contains(expected), "{ran}\n{}", node.logs());
+                node.containerd.ctr(&["containers", "rm", "c"]);
+                assert!(mode == "shared" || node.daemons().is_empty(), "{}", node.logs());
+                right(node);
+                node.prints(&[], &reference, &["cat", "/data/upper"], "upper\n");
+                node.containerd.gc();
+            }
+            node.remove(&reference);
+        });
+    }
 }
 
 /// A helper that notes its ancestors before it becomes ours.
@@ -127,6 +177,7 @@ while [ "$p" -gt 1 ]; do
     cat "/proc/$p/comm" >> LOG
     p=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$p/status")
 done
+case "$*" in *upperdir=*) echo an-active;; *) echo a-view;; esac >> LOG
 exec HELPER "$@"
 "#;
 
@@ -153,12 +204,34 @@ fn both_stacks_run_the_helper() {
             let diff = ["snapshots", "--snapshotter", "nydus", "diff", "--keep", "c"];
             let ran = node.containerd.ctr(&diff);
             node.done(&ran);
-            let noted = noted();
-            assert!(noted.contains("containerd\n") && !noted.contains("shim"), "{noted}\n{ran}");
+            // The container's snapshot, and a view of its image beside it.
+            let mounted = noted();
+            let parts = ["containerd\n", "an-active\n", "a-view\n"];
+            let all = parts.iter().all(|part| mounted.contains(part));
+            assert!(all && !mounted.contains("shim"), "{mounted}\n{ran}");
+            // A client's view; that of 1.6 asks containerd's own snapshotter only.
+            if *version != VERSIONS[0] {
+                fs::remove_file(&log).expect("a log");
+                views(node, &reference);
+                assert!(noted().contains("ctr\n") && noted().contains("a-view\n"), "{}", noted());
+            }
             node.containerd.remove_container("c");
             node.remove(&reference);
         });
     }
+}
+
+/// Mounts an image to look into it, and lets it go.
+fn views(node: &Node, reference: &str) {
+    let target = node.stage.join("view");
+    fs::create_dir_all(&target).expect("a directory");
+    let target = target.to_string_lossy();
+    let mount = ["images", "mount", "--snapshotter", "nydus", reference, &target];
+    node.done(&node.containerd.ctr(&mount));
+    let file = fs::read_to_string(format!("{target}/data/both"));
+    assert_eq!(file.expect("a file"), "two\n", "{}", node.logs());
+    let unmount = ["images", "unmount", "--snapshotter", "nydus", "--rm", &target];
+    node.done(&node.containerd.ctr(&unmount));
 }
 
 /// With a limit, and outside our own group: so they outlive our unit.

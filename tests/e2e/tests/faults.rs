@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -228,7 +229,7 @@ fn fail_at(
         *call = Some(stop.call.cast_signed());
         match errors_of(stop.call.cast_signed()).get(next) {
             Some(errno) if stop.entry => Next::Fail(*errno),
-            _ => Next::Go,
+            _ => Next::Run,
         }
     });
     let mut said = String::new();
@@ -279,9 +280,7 @@ fn many_at_the_same_places() {
             let ran = command.output().expect("a helper");
             if ran.status.success() {
                 made.fetch_add(1, Ordering::Relaxed);
-                while rustix::mount::unmount(&target, UnmountFlags::empty()).is_err() {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                unmount_once(&target);
                 undone.fetch_add(1, Ordering::Relaxed);
             } else {
                 let said =
@@ -300,6 +299,18 @@ fn many_at_the_same_places() {
     assert!(made > WORKERS, "{made}");
     // Who opened a target on which another mount was, that went meanwhile, cannot mount there.
     assert!(failures.keys().all(|said| said.contains("'T': ") && said.lines().count() == 1));
+}
+
+/// Not detached, which would take along what others mount on it meanwhile: it is busy while a
+/// helper has it open.
+fn unmount_once(target: &Path) {
+    let mut pause = Duration::from_millis(1);
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = rustix::mount::unmount(target, UnmountFlags::empty()) {
+        assert!(Instant::now() < end, "{}: {error}", target.display());
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
 }
 
 /// A target that becomes a link to another place, at any moment after it was opened.
@@ -321,16 +332,18 @@ fn a_swapped_target_is_never_followed() {
             let mut command = scene.command(build, options);
             let mut opened = None;
             let moment = 1 + tries % 40;
-            trace(&mut command, |_, stop| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            steps(&mut command, |(_, stop)| {
                 // The first directory that it opens is the target.
                 let is_open = stop.call.cast_signed() == libc::SYS_openat && !stop.entry;
                 if is_open && stop.index > 2 && opened.is_none() {
                     opened = Some(stop.index);
                 }
-                if opened.is_some_and(|at| at + moment == stop.index + 1) {
-                    swapped += usize::from(swap());
+                if opened.is_none_or(|at| at + moment != stop.index + 1) {
+                    return Next::Go;
                 }
-                true
+                swapped += usize::from(swap());
+                Next::Run
             });
             tries += 1;
             let fresh: Vec<_> =

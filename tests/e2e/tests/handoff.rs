@@ -1,17 +1,24 @@
 //! From the slice to a guest's share, by real `nydusd`; the guest itself is in `guest.rs`.
 
 use kata_handoff::{Error, Guest, MOUNTS, Reader, Rootfs, Share};
-use nydus_e2e::handoff::{daemon, slice};
+use nydus_e2e::handoff::{Wire, daemon, slice};
 use nydus_e2e::image::Rafs;
 use nydus_e2e::mounts::mounts;
+use nydus_e2e::node::LIMIT;
+use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, programs, service};
 use nydus_mount_slice::Mount;
-use nydusd_client::{Binary, Daemon};
-use rustix::process::Signal;
+use nydusd_client::{Binary, Client, Daemon};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A stage with a share, served by a nydusd.
 struct Host {
@@ -39,8 +46,21 @@ impl Host {
         let own = [share.clone(), share.join("shared"), share.join("ro")];
         let left = below.iter().filter(|point| point.starts_with(&share) && !own.contains(point));
         assert_eq!(left.collect::<Vec<_>>(), Vec::<&PathBuf>::new());
-        assert_eq!(self.share.containers().expect("a share"), Vec::<String>::new());
+        assert_eq!(self.share.containers().expect("a share"), Vec::<OsString>::new());
         assert_eq!(fs::read_to_string(self.snapshot().join("fs/kept")).expect("kept"), "kept");
+    }
+}
+
+impl Host {
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.daemon.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process"), signal).expect("a signal");
+    }
+
+    /// Whether `nydusd` has an instance there.
+    async fn serves(&self, at: &str) -> bool {
+        let info = self.daemon.client().daemon().await.expect("nydusd");
+        info.backend_collection.get(at).is_some()
     }
 }
 
@@ -50,7 +70,13 @@ fn recognise(slice: &Mount) -> Rootfs {
 
 /// Runs `test`; afterwards the share goes, and what the snapshot has in it stays.
 fn on(reader: Reader, rafs: Rafs, test: impl AsyncFnOnce(&Host)) {
-    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    match Stage::of_a_node() {
+        Some(stage) => on_stage(stage, reader, rafs, test),
+        None => not_run!("not root of the machine"),
+    }
+}
+
+fn on_stage(stage: Stage, reader: Reader, rafs: Rafs, test: impl AsyncFnOnce(&Host)) {
     let (Some(nydusd), Some(slice)) = (programs::tool("nydusd/bin/nydusd"), slice(&stage, rafs))
     else {
         return not_run!("no nydusd, nydus-image or busybox");
@@ -90,7 +116,8 @@ fn containers_come_and_go() {
             let evil = fs::write(served.join("evil"), "").err().map(|error| error.kind());
             let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
             assert_eq!(evil, (reader == Reader::Go).then_some(read_only));
-            let _ = fs::remove_file(served.join("evil"));
+            let _ = symlink("/", served.join("a.b_c-D9/rootfs/evil"));
+            let _ = fs::write(served.join("a.b_c-D9/evil"), "");
             for id in ["c1", "a.b_c-D9", "c1"] {
                 host.guest.remove(id).await.expect(id);
             }
@@ -109,6 +136,16 @@ fn ids_are_names() {
             let refused = host.guest.add(id, &host.rootfs()).await.expect_err(id);
             assert!(matches!(refused, Error::Id(_)), "{refused}");
         }
+        // None leads out of the share, or to all of it.
+        let outside = host.stage.join("share/outside");
+        fs::create_dir_all(outside.join("snapshotdir")).expect("a directory");
+        for id in ["", ".", "..", "../outside", "c1/../../outside", "outside/"] {
+            let refused = host.guest.remove(id).await.expect_err(id);
+            assert!(matches!(refused, Error::Id(_)), "{refused}");
+            assert!(matches!(host.share.take_out(id), Err(Error::Id(_))), "{id}");
+        }
+        fs::remove_dir(outside.join("snapshotdir")).expect("it is there");
+        fs::remove_dir(outside).expect("it is there");
     });
 }
 
@@ -129,7 +166,11 @@ fn failures_are_undone() {
                 Rootfs { bootstrap: bootstrap(Path::new("/missing")), ..good.clone() },
                 "No such file",
             ),
-            ("truncated", Rootfs { bootstrap: bootstrap(&truncated), ..good.clone() }, "nydusd"),
+            (
+                "truncated",
+                Rootfs { bootstrap: bootstrap(&truncated), ..good.clone() },
+                "(status 500)",
+            ),
             ("half", Rootfs { snapshotdir: half, ..good.clone() }, "half/work"),
             ("none", Rootfs { snapshotdir: "/missing".into(), ..good.clone() }, "/missing/fs"),
             ("config", Rootfs { config: "{}".into(), ..good.clone() }, "no backend"),
@@ -139,6 +180,11 @@ fn failures_are_undone() {
             assert!(error.contains(expected), "{id}: {error}");
             assert!(!error.contains("blobcache"), "a configuration is secret: {error}");
             host.is_clean();
+        }
+        // What was refused before the guest could see anything of it is not used up.
+        for id in ["half", "none", "config"] {
+            host.guest.add(id, &good).await.expect(id);
+            host.guest.remove(id).await.expect(id);
         }
         let twice = Guest::attach(host.share.clone(), host.daemon.client().clone()).await;
         let error = twice.expect_err("served already").to_string();
@@ -172,34 +218,33 @@ fn a_share_wants_a_place_of_its_own() {
 #[test]
 fn upper_directories_have_needs() {
     on(Reader::Go, Rafs::V6, async |host| {
-        for (kind, options) in [("overlay", "lowerdir=L,upperdir=U,workdir=W"), ("tmpfs", "ro")] {
+        let layers = ["L", "U", "W"].map(|layer| host.stage.join(layer));
+        let [lower, upper, work] = layers.each_ref().map(|path| path.display());
+        let overlay = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        layers.iter().for_each(|layer| fs::create_dir(layer).expect("a directory"));
+        for (kind, options, read_only, expected) in [
+            ("overlay", &*overlay, false, "no whiteouts: "),
+            ("tmpfs", "", true, "read-only filesystem"),
+            ("ramfs", "", false, "no trusted extended attributes: "),
+        ] {
             let place = host.stage.join(kind);
-            let parts =
-                ["L", "U", "W"].map(|part| (part, host.stage.join(format!("{kind}{part}"))));
-            let options = parts.iter().fold(options.to_owned(), |options, (part, path)| {
-                options.replace(&format!("={part}"), &format!("={}", path.display()))
-            });
-            for path in parts.iter().map(|(_, path)| path).chain([&place]) {
-                fs::create_dir_all(path).expect("a directory");
-            }
-            let mut mount = std::process::Command::new("mount");
-            mount.args(["-t", kind, kind]).arg(&place);
-            let writable = options.replace("ro", "");
-            let ran = nydus_e2e::run::run(
-                mount.args(["-o", if writable.is_empty() { "rw" } else { &writable }]),
+            fs::create_dir(&place).expect("a directory");
+            let mut command = std::process::Command::new("mount");
+            command.args(["-t", kind, kind]).arg(&place);
+            let ran = run(
+                command.args((!options.is_empty()).then_some(["-o", options]).iter().flatten())
             );
             assert!(ran.ok(), "{ran}");
             for part in ["fs", "work"] {
                 fs::create_dir(place.join(part)).expect(part);
             }
-            if options == "ro" {
-                let flags = rustix::mount::MountFlags::RDONLY;
-                rustix::mount::mount_remount(&place, flags, "").expect("read-only");
-            }
+            let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+            rustix::mount::mount_remount(&place, flags, "").expect("another mode");
             let rootfs = Rootfs { snapshotdir: place.clone(), ..host.rootfs() };
             let error = host.guest.add(kind, &rootfs).await.expect_err(kind).to_string();
             assert!(error.contains("cannot carry an upper directory"), "{error}");
-            rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).expect(kind);
+            assert!(error.contains(expected), "{error}");
+            unmount(&place, UnmountFlags::empty()).expect(kind);
             host.is_clean();
         }
     });
@@ -210,15 +255,107 @@ fn a_dead_nydusd_is_in_nobodys_way() {
     for reader in [Reader::Go, Reader::Rust] {
         on(reader, Rafs::V6, async |host| {
             host.guest.add("c1", &host.rootfs()).await.expect("c1");
-            let pid =
-                i32::try_from(host.daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
-            rustix::process::kill_process(pid.expect("a process"), Signal::KILL).expect("killed");
+            host.signal(Signal::KILL);
             host.daemon.ended().await;
             let error = host.guest.add("c2", &host.rootfs()).await.expect_err("it is dead");
             assert!(error.to_string().contains("api.sock"), "{error}");
             host.guest.remove("c1").await.expect("c1 goes all the same");
         });
     }
+}
+
+/// systemd makes the mounts of a host shared. The snapshot is seen once on either side of the
+/// share, and what the host has mounted in it is the host's.
+#[test]
+fn mounts_of_the_host_stay_as_they_are() {
+    for reader in [Reader::Go, Reader::Rust] {
+        let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+        let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+        mount_change("/", shared).expect("shared mounts");
+        on_stage(stage, reader, Rafs::V6, async |host| {
+            let points = || {
+                let points = mounts().into_iter().map(|mount| mount.point);
+                points.filter(|point| point.starts_with(host.stage.path())).collect::<Vec<_>>()
+            };
+            let before = points();
+            let foreign = host.snapshot().join("fs/foreign");
+            fs::create_dir(&foreign).expect("a directory");
+            host.guest.add("c1", &host.rootfs()).await.expect("c1");
+            assert_eq!(points().len(), before.len() + 2, "{:?}", points());
+            mount("foreign", &foreign, "tmpfs", MountFlags::empty(), None).expect("a mount");
+            fs::write(foreign.join("file"), "").expect("a file");
+            host.guest.remove("c1").await.expect("c1");
+            assert!(foreign.join("file").exists());
+            assert_eq!(points(), [before, vec![foreign.clone()]].concat());
+            unmount(&foreign, UnmountFlags::empty()).expect("a mount");
+        });
+    }
+}
+
+/// A mount that somebody has made for the share stays as well.
+#[test]
+fn a_share_takes_away_its_own_only() {
+    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    let root = stage.join("share");
+    fs::create_dir(&root).expect("a directory");
+    mount("own", &root, "tmpfs", MountFlags::empty(), None).expect("a mount");
+    for reader in [Reader::Go, Reader::Rust] {
+        let share = Share::create(&root, reader).expect("a share");
+        share.remove().expect("nothing is in it");
+        let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point == root).collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(fs::read_dir(&root).expect("the directory").count(), 0);
+    }
+}
+
+/// Whether a call was carried out that `nydusd` did not answer is not known: it is undone.
+#[test]
+fn what_is_not_answered_is_undone() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        let wire = Wire::new(&host.stage.join("wire.sock"), host.daemon.client().socket());
+        let client = Client::new(wire.socket());
+        host.daemon.client().unmount("/containers").await.expect("served");
+        wire.lose("POST ");
+        let lost = Guest::attach(host.share.clone(), client.clone()).await.expect_err("lost");
+        assert!(lost.to_string().contains("the connection broke"), "{lost}");
+        assert!(!host.serves("/containers").await);
+        wire.lose("none");
+        let guest = Guest::attach(host.share.clone(), client).await.expect("a guest");
+        wire.lose("POST ");
+        let lost = guest.add("c1", &host.rootfs()).await.expect_err("lost");
+        assert!(lost.to_string().contains("the connection broke"), "{lost}");
+        assert!(!host.serves("/rafs/c1/lowerdir").await);
+        host.is_clean();
+        wire.lose("none");
+        guest.add("c2", &host.rootfs()).await.expect("c2");
+        wire.lose("DELETE ");
+        // The snapshot is out of the share all the same.
+        let lost = guest.remove("c2").await.expect_err("lost");
+        assert!(lost.to_string().contains("the connection broke"), "{lost}");
+        host.is_clean();
+        wire.lose("none");
+        guest.remove("c2").await.expect("it may be gone already");
+    });
+}
+
+/// A caller that goes away leaves nothing half done.
+#[test]
+fn who_does_not_wait_leaves_nothing() {
+    on(Reader::Go, Rafs::V6, async |host| {
+        host.signal(Signal::STOP);
+        let rootfs = host.rootfs();
+        let added = tokio::time::timeout(Duration::from_millis(50), host.guest.add("c1", &rootfs));
+        assert!(added.await.is_err(), "nydusd has answered");
+        host.signal(Signal::CONT);
+        let gone = async {
+            while host.serves("/rafs/c1/lowerdir").await
+                || host.share.containers().is_ok_and(|c| !c.is_empty())
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, gone).await.expect("it is undone");
+    });
 }
 
 /// A runtime that died left mounts behind: the next one takes them away.
@@ -233,7 +370,16 @@ fn a_share_is_cleared_by_others() {
             let mut ids = found.containers().expect("a share");
             ids.sort();
             assert_eq!(ids, ["c1", "c2"]);
-            ids.iter().for_each(|id| found.take_out(id).expect(id));
+            // What a guest that may write there has made beside them.
+            if reader == Reader::Rust {
+                let evil = host.share.served().join("evil \n/sub");
+                fs::create_dir_all(&evil).expect("a directory");
+                let left = found.take_out("evil \n").expect_err("a directory in it").to_string();
+                assert!(left.contains("evil \n/sub"), "{left}");
+                fs::remove_dir(evil).expect("an empty directory");
+                found.take_out("evil \n").expect("an empty directory");
+            }
+            ids.iter().for_each(|id| found.take_out(id).expect("a container"));
         });
     }
 }
@@ -249,7 +395,6 @@ fn links_are_not_followed() {
         let error = host.share.take_out("c1").expect_err("a link").to_string();
         assert!(error.contains("Not a directory"), "{error}");
         assert!(outside.join("snapshotdir/fs").exists() && outside.join("rootfs").exists());
-        fs::remove_file(&container).expect("the link");
     });
 }
 

@@ -1,6 +1,8 @@
 //! What goes wrong when an image is to be served: the client is told, and nothing is left.
 
-use nydus_e2e::bare::{LOGIN, MODES, Node, TEMPLATE, check_container, names_in};
+use nydus_e2e::bare::{
+    LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
+};
 use nydus_e2e::client::Labels;
 use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::proxy::{Fault, Proxy};
@@ -104,9 +106,40 @@ const WRONG: &[Wrong] = &[
     },
     Wrong {
         what: "the registry stalls",
-        expected: "cannot be asked: no answer in 6s",
+        expected: "cannot be asked: no answer in 4s",
         wrong: |node| node.fail(Fault::Stall),
         right: |node| node.fail(Fault::None),
+    },
+    Wrong {
+        what: "the registry stalls, and no scheme is given",
+        expected: "cannot be asked: no answer in 4s",
+        wrong: |node| {
+            let text = fs::read_to_string(template(node)).expect("a template");
+            fs::write(template(node), text.replace(r#""scheme":"http","#, "")).expect("a template");
+            node.fail(Fault::Stall);
+        },
+        right: |node| {
+            node.fail(Fault::None);
+            check_container(node, &node.unpack(), "no scheme");
+            node.expect(node.client.remove("no scheme"));
+            right_template(node);
+        },
+    },
+    Wrong {
+        what: "a credential helper that hangs",
+        expected: "docker-credential-hangs\" gave no answer within 5s",
+        wrong: |node| {
+            let program = node.stage.join("s/docker-credential-hangs");
+            fs::write(&program, "#!/bin/sh\nsleep 1000\n").expect("a script");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a script");
+            let text = r#"{"credsStore":"hangs"}"#;
+            fs::write(node.stage.join("s/.docker/config.json"), text).expect("config.json");
+        },
+        right: |node| {
+            let left = service::naming(&node.stage.join("s/docker-credential-hangs"));
+            assert_eq!(left, [], "it is ended");
+            node.snapshotter.login(&node.host, LOGIN);
+        },
     },
     Wrong {
         what: "the bootstrap is empty",
@@ -278,5 +311,56 @@ fn a_client_gives_up() {
     assert!(service::until(Duration::from_secs(15), undone), "{}", node.snapshotter.said());
     node.check_left(keys.len());
     check_container(&node, &top, "c1");
+    node.clear();
+}
+
+/// Also one that asks for the mounts of a container that is there, while the registry stalls:
+/// with the daemon up already, and before it is.
+#[test]
+fn a_client_gives_up_the_mounts() {
+    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let top = node.unpack();
+        node.container("c1", &top);
+        for fault in [Fault::Stall, Fault::None] {
+            node.snapshotter.service().kill();
+            service::end_naming(&node.snapshotter.root());
+            node.snapshotter.restart();
+            node.fail(fault.clone());
+            let millis = if fault == Fault::None { 5 } else { 1500 };
+            let impatient = node.client.patient_for(Duration::from_millis(millis));
+            let error = impatient.mounts("c1").expect_err("too late");
+            assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+            node.fail(Fault::None);
+            let mounts = node.expect(node.client.mounts("c1"));
+            let root = node.mount(&mounts[0], "m1");
+            check_files(&root);
+            unmount(&root);
+        }
+        node.clear();
+    }
+}
+
+/// An image with wrong credentials is refused; nydusd, which prefetches, goes on for the other.
+#[test]
+fn a_refused_image_harms_no_other() {
+    let Some(node) = Node::start("shared", Rafs::V6) else { return };
+    let text = fs::read_to_string(template(&node)).expect("a template");
+    let eager = r#""fs_prefetch":{"enable":true,"threads_count":4,"prefetch_all":true}"#;
+    let text = text.replace(r#""fs_prefetch":{"enable":false}"#, eager);
+    assert!(text.contains(eager));
+    fs::write(template(&node), text).expect("a template");
+    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
+    let other = other.expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let root = node.mount(&node.container("c1", &node.unpack()), "m1");
+    let before = node.daemons();
+    let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+    node.snapshotter.login(&node.host, (LOGIN.0, "wrong"));
+    let refused = node.client.prepare("c2", &second[1], &Labels::new()).expect_err("credentials");
+    assert!(refused.message().contains("refuses the credentials"), "{refused}");
+    node.snapshotter.login(&node.host, LOGIN);
+    check_files(&root);
+    assert_eq!(node.daemons(), before, "{}", node.snapshotter.said());
+    unmount(&root);
     node.clear();
 }

@@ -1,14 +1,20 @@
 //! Nydus images served by our snapshotter and nydusd; the tests play containerd's part.
 
 use containerd_proto::snapshots::Mount;
-use nydus_e2e::bare::{BIG, MODES, Node, check_container, check_files, names_in, unmount};
+use nydus_e2e::bare::{
+    BIG, LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
+};
+use nydus_e2e::client::Labels;
 use nydus_e2e::image::{self, Blob, Rafs};
 use nydus_e2e::proxy::Fault;
+use nydus_e2e::registry::encoded;
 use nydus_e2e::run::run;
 use nydus_e2e::{programs, rootfs, service};
 use nydus_mount_slice::{ExtraOption, FsVersion};
+use nydus_snapshotter::store::{Draft, Lookup, Set, Store};
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +44,67 @@ fn an_image_is_served_and_removed() {
         check_files(&view);
         assert!(fs::write(view.join("data/new"), "new").is_err());
         assert_eq!(node.daemons().len(), 1);
+        check_secrets(&node);
         [root, view].iter().for_each(|target| unmount(target));
+        node.clear();
+    }
+}
+
+/// They are in files that only root reads, and in no log.
+fn check_secrets(node: &Node) {
+    let encoded = encoded(LOGIN.0, LOGIN.1);
+    let files = |name: &str| {
+        let all = walk(&node.snapshotter.root().join(name));
+        all.into_iter().map(|path| (fs::read_to_string(&path).unwrap_or_default(), path))
+    };
+    let configs: Vec<_> = files("config").filter(|(text, _)| text.contains(&encoded)).collect();
+    assert_eq!(configs.len(), 1);
+    for (_, path) in configs {
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    let own = node.stage.join("s/log");
+    let own = (fs::read_to_string(&own).expect("a log"), own);
+    for (text, path) in files("logs").chain([own]) {
+        let told = [&encoded, &LOGIN.1.to_owned()].iter().any(|secret| text.contains(*secret));
+        assert!(!told, "{}", path.display());
+    }
+}
+
+/// All files below a directory.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let below = |entry: fs::DirEntry| match entry.path() {
+        path if path.is_dir() => walk(&path),
+        path => vec![path],
+    };
+    entries.flat_map(below).collect()
+}
+
+/// Credentials from labels only; then blobs from a directory, where nobody says which registry.
+#[test]
+fn other_ways_to_the_data() {
+    for node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        fs::remove_file(node.stage.join("s/.docker/config.json")).expect("a file");
+        let mut labels = node.labels("tag");
+        for (name, value) in [("pullusername", LOGIN.0), ("pullsecret", LOGIN.1)] {
+            labels.insert(format!("containerd.io/snapshot/{name}"), value.into());
+        }
+        let names = node.expect(node.client.unpack(&node.image, &labels));
+        check_container(&node, &names[2], "c1");
+        node.clear();
+        let blobs = node.image.layers[0].path.parent().expect("a directory");
+        let template =
+            TEMPLATE.replace("CACHE", &node.snapshotter.root().join("cache").to_string_lossy());
+        let mut template: serde_json::Value = serde_json::from_str(&template).expect("JSON");
+        template["device"]["backend"] =
+            serde_json::json!({ "type": "localfs", "config": { "dir": blobs } });
+        fs::write(node.stage.join("s/nydusd.json"), template.to_string()).expect("a template");
+        let names = node.expect(node.client.unpack(&node.image, &Labels::new()));
+        let proxy = node.proxy.as_ref().expect("a proxy");
+        proxy.reset();
+        check_container(&node, &names[2], "c2");
+        assert_eq!(proxy.requests(), Vec::<String>::new());
         node.clear();
     }
 }
@@ -85,6 +151,38 @@ fn a_kill_is_survived() {
         unmount(&first);
         node.clear();
     }
+}
+
+/// A damaged record of a daemon or of an image: who serves goes on, and is stopped in the end.
+#[test]
+fn a_damaged_record_is_survived() {
+    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+        let top = node.unpack();
+        let root = node.mount(&node.container("c0", &top), "m0");
+        let before = node.daemons();
+        for set in ["daemons", "instances"] {
+            node.snapshotter.service().kill();
+            damage(&node.snapshotter.root(), set);
+            node.snapshotter.restart();
+            check_container(&node, &top, set);
+            check_files(&root);
+            assert_eq!(node.daemons(), before, "{}", node.snapshotter.said());
+        }
+        unmount(&root);
+        node.clear();
+    }
+}
+
+/// Puts something else in place of each record of a set.
+fn damage(root: &Path, set: &'static str) {
+    let set = Set::<serde_json::Value>::new(set);
+    let store = Store::open(&root.join("snapshots.redb")).expect("a store");
+    let all = store.read().and_then(|read| read.items(&set)).expect("records").found;
+    assert_eq!(all.len(), 1);
+    let damage = move |draft: &mut Draft<'_>| {
+        all.iter().try_for_each(|(id, _)| draft.put_item(&set, id, &"damaged".into()))
+    };
+    store.write_blocking(damage).expect("a write");
 }
 
 /// One that has lived for a while is started again before somebody asks.

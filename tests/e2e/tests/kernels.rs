@@ -1,13 +1,17 @@
-//! The helper's own tiers inside guests with other kernels, and docs/kernels.md.
+//! The helper's own tiers on other kernels, in guests, and what came of it: docs/kernels.md.
 //!
-//! `KERNELS_GUESTS` and `KERNELS_TIERS`, words with commas between them, run a part of it.
+//! `KERNELS_GUESTS` and `KERNELS_TIERS`, words with commas between them, run a part of it; the
+//! guest `host` is this machine. `KERNELS_TABLE` is the file that the table is written to.
 
 use nydus_e2e::guest::{Disk, run_in};
+use nydus_e2e::kernels::{Results, table};
 use nydus_e2e::machines::{QEMU, kernel};
 use nydus_e2e::not_run;
 use nydus_e2e::programs::{BUILDS, libraries, mount_fuse3, ours, tool};
+use nydus_e2e::run::{run, run_for};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Those of the helper, and seconds that they may take in a guest whose processor is emulated.
 const TIERS: [(&str, u32); 11] = [
@@ -27,30 +31,92 @@ const TIERS: [(&str, u32); 11] = [
 /// Percent of the cases that equivalence compares elsewhere: over 1,000 of the helper alone.
 const CASES: u32 = 13;
 
+/// Seconds for a guest with all of them.
+const LIMIT: i64 = 3000;
+
 #[test]
 fn the_helpers_tiers_in_guests() {
-    if !Path::new(QEMU).exists() {
-        return not_run!("no qemu-system-x86_64");
-    }
     let full = std::env::var_os("NYDUS_FULL").is_some();
     let guests = if full { "guest-5.10,guest-6.1,guest-6.12,guest-7" } else { "guest-6.1" };
     let guests = std::env::var("KERNELS_GUESTS").unwrap_or(guests.to_owned());
     let directory = tempfile::tempdir().expect("a directory");
     let Some(disk) = disk(directory.path()) else { return };
-    let mut failed = Vec::new();
-    for name in guests.split(',') {
-        let Some(kernel) = kernel(name) else {
-            not_run!("{name}: no kernel");
-            continue;
-        };
-        let (text, ran) = run_in(&kernel, &disk, "", &directory.path().join(name), 3000);
-        println!("{text}");
-        let ended = tiers().all(|(tier, _)| text.contains(&format!("== {tier} ended: 0\n")));
-        if !ended || !ran.ok() {
-            failed.push(format!("{name} {:?}", ran.status));
-        }
+    let ran = guests.split(',').filter_map(|guest| {
+        let text = in_guest(guest, &disk, "", &directory.path().join(guest))?;
+        Some(Results::read(guest, &text, tiers().map(|(tier, _)| tier)))
+    });
+    let ran: Vec<_> = ran.collect();
+    if let Some(file) = std::env::var_os("KERNELS_TABLE") {
+        fs::write(file, table(&ran)).expect("the table");
     }
+    let failed: Vec<_> = ran.iter().flat_map(Results::failures).collect();
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// SELinux is on, and a policy gets loaded.
+#[test]
+fn with_selinux() {
+    let Some(compiler) = tool("checkpolicy/usr/bin/checkpolicy") else {
+        return not_run!("no checkpolicy");
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let policy = directory.path().join("policy");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/policy.conf");
+    let mut compile = Command::new(compiler);
+    // Version 31 is Linux 4.13's; what the policy does not know is allowed.
+    let ran = run(compile.args(["-M", "-U", "allow", "-c", "31", "-o"]).args([&policy, &source]));
+    assert!(ran.ok(), "{ran}");
+    let Some(disk) = with_programs(directory.path()) else { return };
+    disk.program_as(&program("selinux"), Path::new("/tests/selinux"));
+    disk.copy(&policy, Path::new("/policy"));
+    disk.write("etc/selinux/config", "SELINUX=permissive\nSELINUXTYPE=any\n", 0o644);
+    let script = "mount -n -t selinuxfs selinux /sys/fs/selinux
+        export SELINUX_POLICY=/policy
+timeout 300 /tests/selinux --nocapture
+        ended=$?
+        [ $ended = 0 ] || dd if=/dev/kmsg iflag=nonblock bs=8192 2>/dev/null | grep SELinux | tail -n 3
+        echo \"== selinux ended: $ended\"\n";
+    disk.write("script", &(environment() + script), 0o644);
+    let (disk, place) = (disk.finish(), directory.path().join("guest"));
+    let words = "security=selinux selinux=1 enforcing=0";
+    let Some(text) = in_guest("guest-6.1", &disk, words, &place) else { return };
+    let results = Results::read("guest-6.1", &text, ["selinux"].into_iter());
+    assert!(results.failures().is_empty() && !text.contains("NOT RUN"), "{text}");
+}
+
+/// What the disk's script printed under this kernel; `None` if there is none, which is said.
+fn in_guest(name: &str, disk: &Path, words: &str, place: &Path) -> Option<String> {
+    let text = if name == "host" {
+        here()
+    } else if !Path::new(QEMU).exists() {
+        not_run!("{name}: no qemu-system-x86_64");
+        return None;
+    } else if let Some(kernel) = kernel(name) {
+        let (text, ran) = run_in(&kernel, disk, words, place, LIMIT);
+        assert!(ran.ok(), "{name}: {ran}\n{text}");
+        text
+    } else {
+        not_run!("{name}: no kernel");
+        return None;
+    };
+    // A guest is one test here.
+    println!("{}", text.replace("test result:", "result:"));
+    Some(text)
+}
+
+/// The same on this machine, in namespaces of its own.
+fn here() -> String {
+    let mut text =
+        format!("kernel {}", fs::read_to_string("/proc/sys/kernel/osrelease").expect("it"));
+    for (tier, limit) in tiers() {
+        let mut command = Command::new(program(tier));
+        command.arg("--nocapture").env("EQUIV_CASES", CASES.to_string());
+        let ran = run_for(&mut command, limit.into());
+        text += &String::from_utf8_lossy(&ran.stdout);
+        text += &ran.said();
+        text += &format!("\n== {tier} ended: {}\n", ran.code().unwrap_or(-1));
+    }
+    text
 }
 
 fn tiers() -> impl Iterator<Item = (&'static str, u32)> {
@@ -63,20 +129,40 @@ fn tiers() -> impl Iterator<Item = (&'static str, u32)> {
 
 /// A disk with the tiers and all that they run.
 fn disk(directory: &Path) -> Option<PathBuf> {
+    let disk = with_programs(directory)?;
+    let mut script = environment();
+    for (tier, limit) in tiers() {
+        disk.program_as(&program(tier), Path::new("/tests").join(tier).as_path());
+        script += &format!("timeout {limit} /tests/{tier} --nocapture\n");
+        script += &format!("echo \"== {tier} ended: $?\"\n");
+    }
+    disk.write("script", &script, 0o644);
+    Some(disk.finish())
+}
+
+fn environment() -> String {
+    let (dist, tools) = (ours(""), tool("").unwrap_or_default());
+    let (dist, tools, libraries) = (dist.display(), tools.display(), libraries());
+    format!(
+        "export NYDUS_DIST={dist} NYDUS_TOOLS={tools}\n\
+         export LD_LIBRARY_PATH={libraries} EQUIV_CASES={CASES}\n"
+    )
+}
+
+/// A disk with what the tiers run.
+fn with_programs(directory: &Path) -> Option<Disk> {
     let disk = Disk::new(directory)?;
     let names = [
         "sh", "cat", "sleep", "sync", "timeout", "umount", "unshare", "setpriv", "mknod", "chroot",
         "mkdir", "grep", "ls", "dd", "rm", "touch", "chmod", "mv", "ln", "cp", "head", "id",
-        "true", "false", "strace", "env", "losetup", "stat", "mount",
+        "true", "false", "strace", "env", "losetup", "stat", "mount", "tail",
     ];
     if !disk.programs(&names) {
         not_run!("one of {names:?} is missing");
         return None;
     }
     // Newer ones parse options in another way.
-    let (Some(mount), Some(fuse3), Some(tools)) =
-        (tool("mount-2.38/bin/mount"), mount_fuse3(), tool(""))
-    else {
+    let (Some(mount), Some(fuse3)) = (tool("mount-2.38/bin/mount"), mount_fuse3()) else {
         not_run!("no mount of util-linux 2.38, or no fuse3");
         return None;
     };
@@ -91,17 +177,7 @@ fn disk(directory: &Path) -> Option<PathBuf> {
     for program in [env!("CARGO_BIN_EXE_tinyfs"), env!("CARGO_BIN_EXE_show")] {
         disk.program(Path::new(program));
     }
-    let dist = ours("");
-    let mut script =
-        format!("export NYDUS_DIST={} NYDUS_TOOLS={}\n", dist.display(), tools.display());
-    script += &format!("export LD_LIBRARY_PATH={} EQUIV_CASES={CASES}\n", libraries());
-    for (tier, limit) in tiers() {
-        disk.program_as(&program(tier), Path::new("/tests").join(tier).as_path());
-        script += &format!("timeout {limit} /tests/{tier} --nocapture\n");
-        script += &format!("echo \"== {tier} ended: $?\"\n");
-    }
-    disk.write("script", &script, 0o644);
-    Some(disk.finish())
+    Some(disk)
 }
 
 /// The newest build of another test.

@@ -1,9 +1,11 @@
 //! Which way a mount takes, and its system calls: seen by strace(1), which also stands in for
 //! older kernels by refusing calls that they do not have.
 
+use nix::errno::Errno;
 use nydus_e2e::mounts::{Overlay, mount_at};
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
+use nydus_e2e::seccomp;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{linux, not_run, seen};
 use std::fs;
@@ -172,6 +174,27 @@ fn long_ways() {
                     lower[9..].split(':').next().unwrap()
                 );
             }
+        }
+    });
+}
+
+/// Behind a real filter, which answers as those of container runtimes do.
+#[test]
+fn behind_a_filter() {
+    each(|_, build| {
+        for errno in [Errno::EPERM, Errno::ENOSYS] {
+            let stage = Stage::with(&["t", "u", "w"]);
+            let lower = layers(&stage, 100, 3, "");
+            let mut command = stage.command(programs::ours(build));
+            command.args(["overlay", "t", "-o", &format!("{lower},upperdir=u,workdir=w")]);
+            seccomp::refuse(&mut command, libc::SYS_fsopen, errno);
+            let ran = run(&mut command);
+            assert!(ran.ok() && ran.stderr.is_empty(), "{ran}");
+            let shown = mount_at(&stage.join("t")).expect("a mount").overlay().lower;
+            assert!(shown.iter().all(|layer| layer.to_string_lossy().parse::<u32>().is_ok()));
+            assert_eq!(shown.len(), 100, "{ran}");
+            assert!(stage.join("t/own-99").exists(), "{ran}");
+            seen!("fsopen refused by seccomp");
         }
     });
 }

@@ -65,6 +65,13 @@ impl Node {
         self.wait();
     }
 
+    fn restart_ours(&mut self) {
+        let ours = self.ours.as_mut().expect("ours");
+        ours.service().kill();
+        ours.restart();
+        self.wait();
+    }
+
     /// containerd waits a second or so before it tries to connect again.
     fn wait(&self) {
         let list = ["snapshots", "--snapshotter", "nydus", "ls"];
@@ -132,6 +139,13 @@ fn containers_go_on_when_the_go_snapshotter_is_replaced() {
             node.reads("lives", "/data/mine", "mine\n");
             node.runs(reference);
             assert_eq!(node.daemons(), before, "{}", node.logs());
+            // The daemon that ours starts in its place outlives ours.
+            service::end_naming(&node.go.root().join("socket"));
+            node.runs(reference);
+            let after = node.daemons();
+            node.restart_ours();
+            node.runs(reference);
+            assert_eq!(node.daemons(), after, "{}", node.logs());
             node.removes(reference);
             node.is_idle();
         });

@@ -16,7 +16,7 @@ use crate::{apt, dist, paths, tools, ui};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use peers::Peer;
-use result::{Machine, Point, Program, Results, Spread};
+use result::{Chain, Machine, Point, Program, Results, Spread};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,7 +55,7 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 /// Builds and fetches the programs, then measures in a namespace that goes away.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     dist::run()?;
-    tools::run(false)?;
+    tools::run(tools::Also::Nothing)?;
     tools::for_bench()?;
     apt::need("gcc", "gcc")?;
     let _ = fs::remove_dir_all(disk());
@@ -96,14 +96,15 @@ fn snapshotter(helper: &Path, quick: bool) -> Result<()> {
 
 /// The part that mounts; true unless a requirement is not met that should be.
 pub(crate) fn inside(options: &Options) -> Result<bool> {
-    let stage = Stage::on_disk(&disk())?;
+    let stage = Stage::on_ext4(&disk())?;
     let tree = Tree::new(&stage, *LAYERS.last().unwrap_or(&2))?;
-    let peers = peers::all(&stage, &paths::target().join("bench/floor"))?;
+    let helpers = peers::helpers(&stage, &paths::target().join("bench/floor"))?;
     let count = if options.quick { 50 } else { 1000 };
     let mut results = Results {
         machine: machine(),
-        programs: measure_programs(&peers, &tree, count)?,
-        layers: measure_layers(&peers, &tree, count.div_ceil(2))?,
+        programs: measure_programs(&helpers, &tree, count)?,
+        chains: measure_chains(&peers::chains(&stage)?, &tree, count)?,
+        layers: measure_layers(&helpers, &tree, count.div_ceil(2))?,
         requirements: Vec::new(),
     };
     results.judge();
@@ -120,22 +121,37 @@ fn measure_programs(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Pro
     let median = |key| Some(spreads[peers.iter().position(|peer| peer.key == key)?].median_us);
     let (floor, go) = (median("floor"), median("go"));
     let program = |(peer, time): (&Peer, &Spread)| {
-        let file = peer.file.as_deref();
+        let file = peer.file.as_deref().context("a helper is one file")?;
         let ratio = |other: f64| (time.median_us / other * 1000.0).round() / 1000.0;
-        let memory = file.map(|_| measure::peak_memory(&mut command(peer), &tree.target));
+        let cost = measure::cost(&mut command(peer), &tree.target, !peer.threads)?;
         Ok(Program {
             key: peer.key,
             label: peer.label,
             time: *time,
             ratio_to_floor: floor.map(ratio),
             ratio_to_go: go.map(ratio),
-            peak_memory_kib: memory.transpose()?,
-            size_bytes: file
-                .map(|file| Ok::<_, anyhow::Error>(fs::metadata(file)?.len()))
-                .transpose()?,
+            peak_memory_kib: cost.peak_memory_kib,
+            page_faults: cost.page_faults,
+            instructions: cost.instructions,
+            size_bytes: fs::metadata(file)?.len(),
         })
     };
     peers.iter().zip(&spreads).map(program).collect()
+}
+
+fn measure_chains(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Chain>> {
+    let commands = peers.iter().map(|peer| peer.command(tree, 2, Names::Slice)).collect();
+    let times = measure("containerd's mount.fuse", commands, count, tree)?;
+    let spreads: Vec<_> = times.into_iter().map(Spread::of).collect();
+    let stock = peers.iter().position(|peer| peer.key == "stock");
+    let stock = stock.map(|number| spreads[number].median_us);
+    let chain = |(peer, time): (&Peer, &Spread)| Chain {
+        key: peer.key,
+        label: peer.label,
+        time: *time,
+        faster_than_stock: stock.map(|stock| stock / time.median_us),
+    };
+    Ok(peers.iter().zip(&spreads).map(chain).collect())
 }
 
 fn measure_layers(peers: &[Peer], tree: &Tree, count: usize) -> Result<Vec<Point>> {
@@ -173,7 +189,8 @@ fn measure(
     times
 }
 
-/// Where snapshots live: on a tmpfs all programs are faster, and the differences larger.
+/// For snapshots where an ext4 of their own is not to be had. On a tmpfs all programs are faster,
+/// and the differences larger.
 fn disk() -> PathBuf {
     paths::target().join("bench/tree")
 }
@@ -188,6 +205,7 @@ fn write(results: &Results, json: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(json, serde_json::to_string_pretty(results)? + "\n")?;
     plot::programs(results, &dir.join("programs.svg"))?;
+    plot::chains(results, &dir.join("chains.svg"))?;
     plot::layers(results, &dir.join("layers.svg"))?;
     println!("\nwritten: {} and its plots", json.display());
     Ok(())

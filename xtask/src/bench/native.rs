@@ -30,7 +30,8 @@ pub(super) fn plot(json: &Path, file: &Path) -> Result<()> {
     if results["native"].is_null() {
         return Ok(());
     }
-    let area = canvas(file, "One image, all of it cached, by who serves it (median, seconds)")?;
+    let area =
+        canvas(file, "One image, all of it cached, by who serves it (median, seconds)", 420)?;
     draw(&results["native"], &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
 

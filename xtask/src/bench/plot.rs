@@ -1,6 +1,6 @@
-//! The two plots of the README.
+//! The plots of the README.
 
-use super::result::Results;
+use super::result::{Results, Spread};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -15,34 +15,48 @@ pub(super) const PALE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
 fn color(key: &str) -> RGBColor {
     match key {
         "floor" => RGBColor(0x8a, 0x90, 0x99),
-        "ours" | "fuse3-ours" => RGBColor(0x0b, 0x7a, 0x75),
-        "ours-std" => RGBColor(0x6c, 0xb5, 0xb1),
-        "go" | "fuse3-go" => RGBColor(0xc8, 0x55, 0x3d),
+        "ours" | "ours-front" | "front" => RGBColor(0x0b, 0x7a, 0x75),
+        "ours-std" | "behind" => RGBColor(0x6c, 0xb5, 0xb1),
+        "go" | "stock" => RGBColor(0xc8, 0x55, 0x3d),
         _ => RGBColor(0xd9, 0xa4, 0x41),
     }
 }
 
-/// Latency by program: a bar for the median, a mark for the 99th percentile.
+/// A row's key, label and times.
+type Row = (&'static str, &'static str, Spread);
+
+/// Latency by program.
 pub(super) fn programs(results: &Results, file: &Path) -> Result<()> {
-    let area = canvas(
-        file,
-        "Time of one mount, spawn to exit, 2 layers: median (bar) and 99th percentile (mark)",
-    )?;
-    draw_programs(results, &area).map_err(|error| anyhow!("cannot draw: {error}"))
+    let rows = results.programs.iter().map(|row| (row.key, row.label, row.time)).collect();
+    bars("Time of one mount, spawn to exit, 2 layers", rows, file)
 }
 
-fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
-    let rows = &results.programs;
-    let most = rows.iter().map(|row| row.time.p99_us).fold(0.0, f64::max) * 1.05;
+/// Latency by what containerd runs.
+pub(super) fn chains(results: &Results, file: &Path) -> Result<()> {
+    let rows = results.chains.iter().map(|row| (row.key, row.label, row.time)).collect();
+    bars("From containerd's exec of mount.fuse to the end of the mount", rows, file)
+}
+
+/// A bar for each median, a mark for each 99th percentile.
+fn bars(title: &str, rows: Vec<Row>, file: &Path) -> Result<()> {
+    let title = format!("{title}: median (bar), 99th percentile (mark)");
+    let area = canvas(file, &title, 110 + 45 * rows.len() as u32)?;
+    draw_bars(&rows, &area).map_err(|error| anyhow!("cannot draw: {error}"))
+}
+
+fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    let most = rows.iter().map(|(.., time)| time.p99_us).fold(0.0, f64::max) * 1.05;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(40)
-        .y_label_area_size(270)
+        .y_label_area_size(280)
         .build_cartesian_2d(0.0..most, (0..rows.len() - 1).into_segmented())?;
     let label = |row: &SegmentValue<usize>| {
         let SegmentValue::CenterOf(index) = row else { return String::new() };
         let row = rows.iter().rev().nth(*index);
-        row.map_or_else(String::new, |row| format!("{}: {:.0} µs", row.label, row.time.median_us))
+        row.map_or_else(String::new, |(_, label, time)| {
+            format!("{label}: {:.0} µs", time.median_us)
+        })
     };
     chart
         .configure_mesh()
@@ -56,13 +70,13 @@ fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::
         .axis_style(PALE)
         .label_style((FONT, 14, &INK))
         .draw()?;
-    for (index, row) in rows.iter().rev().enumerate() {
+    for (index, (key, _, time)) in rows.iter().rev().enumerate() {
         let from = (0.0, SegmentValue::Exact(index));
-        let to = (row.time.median_us, SegmentValue::Exact(index + 1));
-        let mut bar = Rectangle::new([from, to], color(row.key).filled());
+        let to = (time.median_us, SegmentValue::Exact(index + 1));
+        let mut bar = Rectangle::new([from, to], color(key).filled());
         bar.set_margin(5, 5, 0, 0);
         chart.draw_series([bar])?;
-        let mark = EmptyElement::at((row.time.p99_us, SegmentValue::CenterOf(index)))
+        let mark = EmptyElement::at((time.p99_us, SegmentValue::CenterOf(index)))
             + PathElement::new([(0, -8), (0, 8)], INK.stroke_width(2));
         chart.draw_series([mark])?;
     }
@@ -72,7 +86,7 @@ fn draw_programs(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::
 
 /// Latency by number of layers.
 pub(super) fn layers(results: &Results, file: &Path) -> Result<()> {
-    let area = canvas(file, "Time of one mount by number of layers (median, spawn to exit)")?;
+    let area = canvas(file, "Time of one mount by number of layers (median, spawn to exit)", 420)?;
     draw_layers(results, &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
 
@@ -123,8 +137,8 @@ fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::er
 }
 
 /// A white page with a title.
-pub(super) fn canvas<'a>(file: &'a Path, title: &str) -> Result<Area<'a>> {
-    let area = SVGBackend::new(file, (860, 420)).into_drawing_area();
+pub(super) fn canvas<'a>(file: &'a Path, title: &str, height: u32) -> Result<Area<'a>> {
+    let area = SVGBackend::new(file, (860, height)).into_drawing_area();
     area.fill(&WHITE)?;
     Ok(area.titled(title, text(18))?)
 }

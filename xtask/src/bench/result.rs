@@ -8,6 +8,8 @@ pub(super) struct Results {
     pub(super) machine: Machine,
     /// Two layers.
     pub(super) programs: Vec<Program>,
+    /// What containerd waits for, two layers.
+    pub(super) chains: Vec<Chain>,
     /// Latency by number of layers.
     pub(super) layers: Vec<Point>,
     pub(super) requirements: Vec<Requirement>,
@@ -29,8 +31,20 @@ pub(super) struct Program {
     pub(super) time: Spread,
     pub(super) ratio_to_floor: Option<f64>,
     pub(super) ratio_to_go: Option<f64>,
-    pub(super) peak_memory_kib: Option<u64>,
-    pub(super) size_bytes: Option<u64>,
+    pub(super) peak_memory_kib: u64,
+    pub(super) page_faults: u64,
+    /// None for a program with threads.
+    pub(super) instructions: Option<u64>,
+    pub(super) size_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Chain {
+    pub(super) key: &'static str,
+    pub(super) label: &'static str,
+    #[serde(flatten)]
+    pub(super) time: Spread,
+    pub(super) faster_than_stock: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -90,6 +104,10 @@ impl Results {
         self.programs.iter().find(|program| program.key == key)
     }
 
+    pub(super) fn chain(&self, key: &str) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.key == key)
+    }
+
     pub(super) fn point(&self, key: &str, layers: usize) -> Option<&Point> {
         self.layers.iter().find(|point| point.key == key && point.layers == layers)
     }
@@ -99,16 +117,28 @@ impl Results {
         let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?);
         let median = |key| Some(self.program(key)?.time.median_us);
         let at_500 = |key| Some(self.point(key, 500)?.time.median_us);
-        let memory = |key| Some(self.program(key)?.peak_memory_kib? as f64);
+        let memory = |key| Some(self.program(key)?.peak_memory_kib as f64);
         let more = memory("ours").zip(memory("floor")).map(|(ours, floor)| ours - floor);
-        let size = self.program("ours").and_then(|ours| Some(ours.size_bytes? as f64 / 1024.0));
+        let size = self.program("ours").map(|ours| ours.size_bytes as f64 / 1024.0);
+        let instructions = |key| Some(self.program(key)?.instructions? as f64);
+        let faster = |key| self.chain(key)?.faster_than_stock;
         let (ours, floor, go) = (median("ours"), median("floor"), median("go"));
         let many = ratio(at_500("ours"), at_500("floor"));
+        let behind = ("stock chain to ours behind mount.fuse3", "x");
+        let front = ("stock chain to ours as mount.fuse", "x");
         let way = "time, 500 layers by lowerdir+, to the floor";
         self.requirements = vec![
             Requirement::at_most(("time, 2 layers, to the floor", "x"), 1.15, ratio(ours, floor)),
             Requirement::at_least(("faster than the Go helper", "x"), 3.7, ratio(go, ours)),
+            Requirement::at_least(behind, 1.6, faster("behind")),
+            Requirement::at_least(front, 6.0, faster("front")),
             Requirement::at_most((way, "x"), 1.3, many),
+            Requirement::at_most(("instructions", ""), 80_000.0, instructions("ours")),
+            Requirement::at_most(
+                ("instructions, as mount.fuse", ""),
+                90_000.0,
+                instructions("ours-front"),
+            ),
             Requirement::at_most(("peak memory over the floor's", "KiB"), 512.0, more),
             Requirement::at_most(("binary", "KiB"), 128.0, size),
         ];

@@ -48,7 +48,8 @@ impl Tree {
         if names == Names::Links { &self.links } else { &self.snapshots }
     }
 
-    pub(super) fn options(&self, layers: usize, names: Names) -> String {
+    /// The options as a slice has them.
+    pub(super) fn options(&self, layers: usize, names: Names) -> Vec<String> {
         let snapshots = self.snapshots.display();
         let name = |layer: usize| match names {
             Names::Slice | Names::Full => format!("{snapshots}/{layer}/fs"),
@@ -56,9 +57,13 @@ impl Tree {
             Names::Relative => format!("{layer}/fs"),
         };
         let lowers = (1..=layers).rev().map(name).collect::<Vec<_>>().join(":");
-        let dirs = format!("upperdir={snapshots}/0/fs,workdir={snapshots}/0/work");
-        let options = format!("lowerdir={lowers},{dirs}");
-        if names == Names::Slice { format!("{options},{},dev,suid", carried()) } else { options }
+        let mut options = vec![
+            format!("lowerdir={lowers}"),
+            format!("upperdir={snapshots}/0/fs"),
+            format!("workdir={snapshots}/0/work"),
+        ];
+        options.extend((names == Names::Slice).then(carried));
+        options
     }
 }
 

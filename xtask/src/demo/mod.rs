@@ -17,7 +17,7 @@ use tree::Tree;
 pub(crate) fn run() -> Result<bool> {
     println!("== What it needs");
     dist::run()?;
-    tools::run(false)?;
+    tools::run(tools::Also::Nothing)?;
     apt::need("strace", "strace")?;
     let mut cargo = Cmd::new("build-demo", 1200, cmd::cargo());
     cargo.args(["build", "--locked", "--package", "nydus-e2e", "--bin", "demo"]);
@@ -31,11 +31,11 @@ pub(crate) fn inside() -> Result<()> {
     println!("\n== A tree of two layers (a tmpfs in a mount namespace of our own)");
     let tree = Tree::new(&stage)?;
     println!("\n== Through mount.fuse3 and our helper, as containerd does it");
-    let ours = stage.mount_fuse3("ours", &paths::dist().join("nydus-overlayfs"))?;
-    show(ours, &tree)?;
+    let (fuse, ours) = (stage::mount_fuse3(), paths::dist().join("nydus-overlayfs"));
+    show(stage.mount_fuse("ours", &fuse, &ours)?, &tree)?;
     println!("\n== The same through Debian's Go helper, for contrast");
     match stage::go_helper() {
-        Some(go) => show(stage.mount_fuse3("go", &go)?, &tree)?,
+        Some(go) => show(stage.mount_fuse("go", &fuse, &go)?, &tree)?,
         None => ui::not_run("the Go helper", "the package could not be fetched"),
     }
     println!(

@@ -7,6 +7,7 @@ mod tiers;
 
 use crate::cmd::{self, Cmd, End};
 use crate::sandbox::Sandbox;
+use crate::tools::Also;
 use crate::{dist, paths, tools, ui};
 use anyhow::Result;
 use outcome::Outcome;
@@ -22,10 +23,17 @@ pub(crate) struct Options {
     /// Also the long and rare ones
     #[arg(long)]
     full: bool,
+    /// The helper's tiers on this kernel and in guests with 5.10, 6.1, 6.12 and 7.2; writes
+    /// docs/kernels.md
+    #[arg(long, conflicts_with = "tiers")]
+    kernels: bool,
     /// Show the tiers and run none
     #[arg(long)]
     list: bool,
 }
+
+/// For `--kernels`: this machine, and guests by the packages of their kernels.
+const KERNELS: &str = "host,guest-5.10,guest-6.1,guest-6.12,guest-7";
 
 /// Runs them; true when nothing failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
@@ -33,19 +41,26 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         report::list(&tiers::all()?);
         return Ok(true);
     }
-    let chosen = tiers::select(&options.tiers, options.full)?;
+    let all_kernels = ["kernels".to_owned()];
+    let names = if options.kernels { &all_kernels[..] } else { &options.tiers };
+    let chosen = tiers::select(names, options.full)?;
     let sandbox = Sandbox::detect();
     report::say_privileges(sandbox);
-    let missing = prepare(&chosen, options.full)?;
-    let run = |tier| (tier, run_tier(tier, sandbox, options.full));
+    let also = match options {
+        Options { full: true, .. } => Also::All,
+        Options { kernels: true, .. } => Also::Guests,
+        _ => Also::Nothing,
+    };
+    let missing = prepare(&chosen, also)?;
+    let run = |tier| (tier, run_tier(tier, sandbox, options));
     let results: Vec<_> = chosen.iter().map(run).collect();
     Ok(report::summary(&results, &missing))
 }
 
 /// Builds and fetches all that the tiers need, outside their time limits.
-fn prepare(chosen: &[Tier], full: bool) -> Result<Vec<(&'static str, String)>> {
+fn prepare(chosen: &[Tier], also: Also) -> Result<Vec<(&'static str, String)>> {
     let end_to_end = chosen.iter().any(|tier| tier.how == How::EndToEnd);
-    let missing = if end_to_end { tools::run(full)? } else { Vec::new() };
+    let missing = if end_to_end { tools::run(also)? } else { Vec::new() };
     if end_to_end {
         dist::run()?;
     }
@@ -55,36 +70,40 @@ fn prepare(chosen: &[Tier], full: bool) -> Result<Vec<(&'static str, String)>> {
     Ok(missing)
 }
 
-fn run_tier(tier: &Tier, sandbox: Sandbox, full: bool) -> Outcome {
+fn run_tier(tier: &Tier, sandbox: Sandbox, options: &Options) -> Outcome {
     let start = Instant::now();
-    let action = || how_it_went(tier, sandbox, full).unwrap_or_else(Outcome::broken);
+    let action = || how_it_went(tier, sandbox, options).unwrap_or_else(Outcome::broken);
     let mut outcome = ui::timed(&format!("test {}", tier.name), action, Outcome::word);
     outcome.time = start.elapsed();
     outcome
 }
 
-fn how_it_went(tier: &Tier, sandbox: Sandbox, full: bool) -> Result<Outcome> {
+fn how_it_went(tier: &Tier, sandbox: Sandbox, options: &Options) -> Result<Outcome> {
     let end_to_end = ["--package", "nydus-e2e", "--test", &tier.name];
     match tier.how {
-        How::Cargo(args) => cargo_test(tier, args, sandbox, full),
+        How::Cargo(args) => cargo_test(tier, args, sandbox, options),
         How::EndToEnd if sandbox == Sandbox::None => {
             Ok(Outcome::not_run("needs root or user namespaces"))
         }
         How::EndToEnd if tier.name == "conformance" && !tools::has("golang") => {
             Ok(Outcome::not_run("needs golang-go and golang-github-containerd-containerd-dev"))
         }
-        How::EndToEnd => cargo_test(tier, &end_to_end, sandbox, full),
+        How::EndToEnd => cargo_test(tier, &end_to_end, sandbox, options),
         How::Fuzz => fuzz::run(sandbox),
     }
 }
 
-fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, full: bool) -> Result<Outcome> {
+fn cargo_test(tier: &Tier, args: &[&str], sandbox: Sandbox, options: &Options) -> Result<Outcome> {
     let mut cmd = sandbox.cmd(&format!("test-{}", tier.name), tier.limit, cmd::cargo());
     cmd.args(["test", "--locked", "--no-fail-fast"]).args(args).args(["--", "--nocapture"]);
     cmd.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
-    cmd.env("LD_LIBRARY_PATH", tools::library_path());
-    if full {
+    cmd.envs(tools::library_path());
+    if options.full {
         cmd.env("NYDUS_FULL", "1");
+    }
+    if options.kernels {
+        cmd.env("KERNELS_GUESTS", KERNELS);
+        cmd.env("KERNELS_TABLE", paths::root().join("docs/kernels.md"));
     }
     let ended = cmd.end()?;
     let mut outcome = Outcome::read(&String::from_utf8_lossy(&fs::read(cmd.log())?));

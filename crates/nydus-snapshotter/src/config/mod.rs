@@ -130,11 +130,12 @@ pub enum Error {
 /// # Errors
 /// What cannot run.
 pub fn load(flags: &Flags) -> Result<Config, Error> {
-    let Parsed { mut file, warnings } = match &flags.config {
+    let Parsed { mut file, mut warnings } = match &flags.config {
         Some(path) if !path.as_os_str().is_empty() => read(path)?,
         _ => Parsed::default(),
     };
     flags.override_file(&mut file);
+    warnings.extend(flags.nydus_image.as_ref().map(|_| "--nydus-image has no effect".to_owned()));
     check(file, warnings)
 }
 

@@ -3,7 +3,7 @@
 use super::{Error, Image, SHARED, Settings};
 use crate::auth;
 use crate::cache;
-use crate::config::Recover;
+use crate::config::{DaemonMode, Recover};
 use crate::labels::image_ref;
 use crate::layout::Layout;
 use crate::nydusd_config::{self, is_registry};
@@ -24,11 +24,20 @@ pub(super) fn dedicated(image: u64) -> String {
     format!("d{image}")
 }
 
-/// Whether a socket is that of a daemon that [`dedicated`] or [`SHARED`] names.
+/// The image that a daemon named by [`dedicated`] serves.
+pub(super) fn image_of(daemon: &str) -> Option<u64> {
+    daemon.strip_prefix('d')?.parse().ok()
+}
+
+/// Whether [`dedicated`] or [`SHARED`] names a daemon so; the Go snapshotter's names are others.
+pub(super) fn is_own_name(daemon: &str) -> bool {
+    daemon == SHARED || image_of(daemon).is_some()
+}
+
+/// Whether a socket is that of a daemon with a name of ours.
 pub(super) fn is_ours(sockets: &Path, socket: &Path) -> bool {
     let name = socket.strip_prefix(sockets).ok().and_then(|below| below.iter().next()?.to_str());
-    let number = |name: &str| name.strip_prefix('d').is_some_and(|n| n.parse::<u64>().is_ok());
-    name.is_some_and(|name| name == SHARED || number(name))
+    name.is_some_and(is_own_name)
 }
 
 /// Where the shared daemon serves an image, as its API names it.
@@ -37,7 +46,7 @@ pub(super) fn submount(image: u64) -> String {
 }
 
 /// The configuration of `image` from the template, with credentials.
-pub(super) fn render(settings: &Settings, image: &Image) -> Result<Secret, Error> {
+pub(super) async fn render(settings: &Settings, image: &Image) -> Result<Secret, Error> {
     let bad = |why: String| Error::Template(settings.template.clone(), why);
     let text = fs::read(&settings.template).map_err(|error| bad(error.to_string()))?;
     let parsed = serde_json::from_slice(&text);
@@ -49,12 +58,13 @@ pub(super) fn render(settings: &Settings, image: &Image) -> Result<Secret, Error
     let credential = match reference.filter(|_| is_registry(&template)) {
         Some(reference) => {
             let (host, _) = nydusd_config::registry(Some(reference))?;
-            auth::find(&image.labels, &host)
+            auth::find(&image.labels, &host).await?
         }
         None => None,
     };
     let (cache, skip_verify) = (settings.cache.as_path(), settings.skip_verify);
-    let parts = nydusd_config::Image { id: image.id, reference, cache, skip_verify };
+    let prefetch = settings.mode != DaemonMode::Shared;
+    let parts = nydusd_config::Image { id: image.id, reference, cache, skip_verify, prefetch };
     Ok(nydusd_config::render(&template, parts, credential.as_ref())?)
 }
 
@@ -69,8 +79,8 @@ pub(super) fn dedicated_spec(settings: &Settings, layout: &Layout, id: &str, ima
 }
 
 /// How the daemon of all images is started.
-pub(super) fn shared_spec(settings: &Settings, layout: &Layout) -> Spec {
-    spec(settings, layout, SHARED, Mode::Shared { mountpoint: layout.shared_mount() })
+pub(super) fn shared_spec(settings: &Settings, layout: &Layout, id: &str) -> Spec {
+    spec(settings, layout, id, Mode::Shared { mountpoint: layout.shared_mount() })
 }
 
 fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
@@ -85,6 +95,7 @@ fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
             file: Some(file),
             rotation: settings.log_rotation,
         },
+        instances: layout.daemon_config(id).parent().map(Path::to_owned),
         cgroup: settings.cgroup.clone(),
         id: failover.then(|| id.to_owned()),
         supervisor: failover.then(|| layout.supervisor(id)),
@@ -114,8 +125,8 @@ pub(super) fn prepare(settings: &Settings, spec: &Spec) -> Result<(), Error> {
     spec.mountpoint().map_or(Ok(()), |path| directory(path, 0o755))
 }
 
-/// Removes what [`prepare`] and [`write_secret`] made for a daemon of one image. The logs stay
-/// for as long as the image might be asked about; the next daemon of that name writes them anew.
+/// Removes what [`prepare`] and [`write_secret`] made for a daemon. The logs stay for as long as
+/// the image might be asked about; the next daemon of that name writes them anew.
 pub(super) fn discard(spec: &Spec, config: &Path) {
     let parents = [spec.apisock.parent(), config.parent(), spec.mountpoint()];
     let [socket, config, mountpoint] = parents;
@@ -128,6 +139,14 @@ pub(super) fn discard(spec: &Spec, config: &Path) {
     // Never with what is in it: it may be mounted.
     if let Some(path) = mountpoint {
         gone(path, fs::remove_dir(path));
+    }
+}
+
+/// Removes a daemon's logs.
+pub(super) fn discard_logs(settings: &Settings, id: &str) -> io::Result<()> {
+    match fs::remove_dir_all(settings.logs.join(id)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::config::DaemonMode;
 use crate::probe;
+use crate::store::Lookup;
 use nydus_mount_slice::{FsVersion, Secret};
-use nydusd_client::{Binary, Daemon, Mode, Mount, Spec, bootstrap, clear_stale};
+use nydusd_client::{Binary, Daemon, Mount, Spec, bootstrap, clear_stale};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,14 @@ impl Images {
         }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
-        let (mounted, readable) =
-            tokio::join!(self.mount(&image, &config), probe::blobs(&config, &image.blobs));
+        let probing = probe::blobs(&config, &image.blobs);
+        let (mounted, readable) = if self.settings.mode == DaemonMode::Shared {
+            // Unmounting an image early is what the daemon of all others need not survive.
+            probing.await?;
+            (self.mount(&image, &config).await, Ok(()))
+        } else {
+            tokio::join!(self.mount(&image, &config), probing)
+        };
         let (live, lower) = match mounted {
             // What the registry says explains more.
             Err(error) => return Err(readable.err().map_or(error, Error::from)),
@@ -68,7 +75,7 @@ impl Images {
         bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
-        let id = files::dedicated(image.id);
+        let id = self.recorded_daemon(image.id)?;
         let spec = files::dedicated_spec(&self.settings, &self.layout, &id, image.id);
         let lower = self.layout.dedicated_mount(image.id);
         self.remember(&id, &spec, Some((image.id, &lower))).await?;
@@ -124,17 +131,30 @@ impl Images {
         }
     }
 
+    /// The name of an image's daemon of its own: one that was taken over may have another than
+    /// ours, which its successor keeps, so that there is one record of the two.
+    fn recorded_daemon(&self, image: u64) -> Result<String, Error> {
+        let read = self.store.read()?;
+        let recorded = read.item(&INSTANCES, &image.to_string()).ok().flatten();
+        let is_own = |id: &String| {
+            read.item(&DAEMONS, id).is_ok_and(|daemon| daemon.is_some_and(|it| !it.shared))
+        };
+        let recorded = recorded.map(|instance| instance.daemon).filter(is_own);
+        Ok(recorded.unwrap_or_else(|| files::dedicated(image)))
+    }
+
     /// The daemon of all images, started if there is none.
     pub(super) async fn shared_daemon(self: &Arc<Self>) -> Result<Arc<Live>, Error> {
         let mut shared = self.shared.lock().await;
         if let Some(live) = shared.as_ref().filter(|live| !live.is_gone()) {
             return Ok(Arc::clone(live));
         }
-        let spec = files::shared_spec(&self.settings, &self.layout);
-        self.remember(SHARED, &spec, None).await?;
+        let id = shared.as_ref().map_or(SHARED, |dead| &dead.id).to_owned();
+        let spec = files::shared_spec(&self.settings, &self.layout, &id);
+        self.remember(&id, &spec, None).await?;
         clear_stale(&spec).await?;
         files::prepare(&self.settings, &spec)?;
-        let live = self.start(SHARED, spec, true).await?;
+        let live = self.start(&id, spec, true).await?;
         *shared = Some(Arc::clone(&live));
         Ok(live)
     }
@@ -180,6 +200,7 @@ impl Images {
         live.gone.store(true, Ordering::Release);
         files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));
         tracing::info!(daemon = live.id, "nydusd is stopped");
+        self.discard_foreign_logs(live);
         self.forget(Some(&live.id), Some(id)).await
     }
 
@@ -187,8 +208,20 @@ impl Images {
     pub(super) async fn stop_daemon(&self, live: &Live) -> Result<(), Error> {
         live.stopping.store(true, Ordering::Release);
         live.daemon.stop().await?;
+        files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));
         tracing::info!(daemon = live.id, "nydusd is stopped");
+        self.discard_foreign_logs(live);
         self.forget(Some(&live.id), None).await
+    }
+
+    /// Logs of a daemon that was taken over: no snapshot's end takes them along, and none of that
+    /// name comes again.
+    fn discard_foreign_logs(&self, live: &Live) {
+        if !files::is_own_name(&live.id)
+            && let Err(error) = files::discard_logs(&self.settings, &live.id)
+        {
+            tracing::warn!(daemon = live.id, %error, "its logs cannot be removed");
+        }
     }
 
     async fn remember(
@@ -197,9 +230,7 @@ impl Images {
         spec: &Spec,
         instance: Option<(u64, &Path)>,
     ) -> Result<(), Error> {
-        let mountpoint = spec.mountpoint().unwrap_or(Path::new("")).to_owned();
-        let (id, shared) = (id.to_owned(), matches!(spec.mode, Mode::Shared { .. }));
-        let record = DaemonRecord { socket: spec.apisock.clone(), mountpoint, shared };
+        let (id, record) = (id.to_owned(), DaemonRecord::of(spec));
         let instance = instance.map(|(image, lower)| {
             (image.to_string(), InstanceRecord { daemon: id.clone(), lower: lower.to_owned() })
         });

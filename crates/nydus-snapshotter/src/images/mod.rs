@@ -9,6 +9,7 @@ mod launch;
 mod recover;
 mod watch;
 
+use crate::auth;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::Labels;
 use crate::layout::Layout;
@@ -16,13 +17,13 @@ use crate::nydusd_config;
 use crate::probe;
 use crate::store::{self, Set, Store};
 use nydus_mount_slice::Secret;
-use nydusd_client::{Binary, Daemon, bootstrap};
+use nydusd_client::{Binary, Daemon, Mode, Spec, bootstrap};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{Mutex, OnceCell};
 
 /// What was started, by the daemon's name.
@@ -33,9 +34,6 @@ pub const INSTANCES: Set<InstanceRecord> = Set::new("instances");
 /// Name of the daemon that serves all images.
 const SHARED: &str = "shared";
 
-/// How long it may take to find credentials.
-const CREDENTIALS: Duration = Duration::from_secs(5);
-
 /// A daemon, as far as a later run must know it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonRecord {
@@ -45,6 +43,14 @@ pub struct DaemonRecord {
     pub mountpoint: PathBuf,
     /// Whether it serves all images.
     pub shared: bool,
+}
+
+impl DaemonRecord {
+    fn of(spec: &Spec) -> Self {
+        let mountpoint = spec.mountpoint().unwrap_or(Path::new("")).to_owned();
+        let shared = matches!(spec.mode, Mode::Shared { .. });
+        Self { socket: spec.apisock.clone(), mountpoint, shared }
+    }
 }
 
 /// An image that is served, as far as a later run must know it.
@@ -90,6 +96,8 @@ pub struct Settings {
 pub struct Image {
     /// Number of the snapshot with the bootstrap.
     pub id: u64,
+    /// Name of that snapshot, empty if not known.
+    pub key: String,
     /// Labels of that snapshot.
     pub labels: Labels,
     /// Digests of its data layers, where labels tell them.
@@ -155,8 +163,8 @@ pub enum Error {
     #[error(transparent)]
     Daemon(#[from] nydusd_client::Error),
     /// Docker's credential helper hangs.
-    #[error("docker's credential helper gave no answer within {0:?}")]
-    NoCredentials(Duration),
+    #[error(transparent)]
+    NoCredentials(#[from] auth::Late),
     /// The image's data cannot be had.
     #[error(transparent)]
     Probe(#[from] probe::Error),
@@ -169,6 +177,9 @@ pub enum Error {
     /// It died, and shall not be started again.
     #[error("nydusd {0} has died and recover_policy is none")]
     Died(String),
+    /// We end, or a bug.
+    #[error("interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
 }
 
 /// `None` if nobody serves the image.
@@ -182,13 +193,16 @@ pub struct Images {
     binary: OnceCell<Binary>,
     slots: Plain<HashMap<u64, Slot>>,
     shared: Arc<Mutex<Option<Arc<Live>>>>,
+    /// Of an earlier run: name, whether shared, socket.
+    unanswering: Plain<BTreeMap<String, (bool, PathBuf)>>,
 }
 
 impl Images {
     /// Nothing is served at first, see [`Images::recover`].
     pub fn new(settings: Settings, layout: Layout, store: Store) -> Arc<Self> {
         let (binary, slots, shared) = (OnceCell::new(), Plain::default(), Arc::default());
-        Arc::new(Self { settings, layout, store, binary, slots, shared })
+        let unanswering = Plain::default();
+        Arc::new(Self { settings, layout, store, binary, slots, shared, unanswering })
     }
 
     /// One daemon for each image, one for all, or none.
@@ -201,8 +215,7 @@ impl Images {
     /// # Errors
     /// It cannot be served or not be read; then nothing of the attempt stays.
     pub async fn serve(self: &Arc<Self>, image: Image) -> Result<Arc<Served>, Error> {
-        let slot = self.slot(image.id);
-        let mut slot = slot.lock().await;
+        let mut slot = self.slot(image.id).lock_owned().await;
         match slot.as_ref() {
             Some(served) if !served.live.is_gone() => return Ok(Arc::clone(served)),
             Some(served) if self.settings.recover == Recover::None => {
@@ -210,9 +223,13 @@ impl Images {
             }
             _ => {}
         }
-        let served = Arc::new(self.launch(image).await?);
-        *slot = Some(Arc::clone(&served));
-        Ok(served)
+        let images = Arc::clone(self);
+        to_the_end(async move {
+            let served = Arc::new(images.launch(image).await?);
+            *slot = Some(Arc::clone(&served));
+            Ok(served)
+        })
+        .await
     }
 
     /// Whether an image is served. Waits for who is at it.
@@ -231,35 +248,45 @@ impl Images {
     pub async fn release(
         self: &Arc<Self>,
         id: u64,
-        unused: impl FnOnce() -> bool,
+        unused: impl FnOnce(&Image) -> bool,
     ) -> Result<(), Error> {
-        let slot = self.slot(id);
-        let mut slot = slot.lock_owned().await;
-        if let Some(served) = slot.as_ref().map(Arc::clone).filter(|_| unused()) {
-            self.stop(&served).await?;
-            *slot = None;
-        }
-        if slot.is_none() {
+        let mut slot = self.slot(id).lock_owned().await;
+        let lost = slot.as_ref().filter(|served| unused(&served.image)).map(Arc::clone);
+        let images = Arc::clone(self);
+        to_the_end(async move {
+            if let Some(served) = lost {
+                images.stop(&served).await?;
+                *slot = None;
+            }
             drop(slot);
-            self.forget_slot(id);
-        }
-        Ok(())
+            images.forget_empty_slots();
+            Ok(())
+        })
+        .await
     }
 
     /// Ends the daemon of all images if it serves none.
     ///
     /// # Errors
     /// It does not end.
-    pub async fn release_shared(&self) -> Result<(), Error> {
-        let mut shared = self.shared.lock().await;
+    pub async fn release_shared(self: &Arc<Self>) -> Result<(), Error> {
+        self.forget_empty_slots();
+        let mut shared = Arc::clone(&self.shared).lock_owned().await;
         let slots: Vec<Slot> = self.slots().values().cloned().collect();
         // A slot that somebody holds may be just about to use it.
         let uses = |slot: &Slot| slot.try_lock().map_or(true, |served| served.is_some());
-        if let Some(live) = shared.as_ref().filter(|_| !slots.iter().any(uses)) {
-            self.stop_daemon(live).await?;
-            *shared = None;
+        if shared.is_none() || slots.iter().any(uses) {
+            return Ok(());
         }
-        Ok(())
+        let images = Arc::clone(self);
+        to_the_end(async move {
+            if let Some(live) = shared.as_ref() {
+                images.stop_daemon(live).await?;
+            }
+            *shared = None;
+            Ok(())
+        })
+        .await
     }
 
     /// All that is served, by number. What is just being started or stopped is left out.
@@ -269,6 +296,28 @@ impl Images {
         let mut all: Vec<_> = slots.iter().filter_map(served).collect();
         all.sort_by_key(|served| served.image.id);
         all
+    }
+
+    /// Daemons that serve something, or wait for that.
+    pub fn daemons(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<_> = self.served().iter().map(|served| Arc::clone(&served.live)).collect();
+        all.extend(self.shared.try_lock().ok().and_then(|shared| shared.clone()));
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        all
+    }
+
+    /// Daemons of an earlier run that live and do not answer: names, whether shared, sockets.
+    pub fn unanswering(&self) -> BTreeMap<String, (bool, PathBuf)> {
+        self.unanswering.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Removes the logs of an image's daemon, with the image's snapshot.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn discard_logs(&self, id: u64) -> std::io::Result<()> {
+        files::discard_logs(&self.settings, &files::dedicated(id))
     }
 
     /// Numbers of all images that have a slot.
@@ -281,16 +330,7 @@ impl Images {
     /// # Errors
     /// A bad template, an image that does not fit it, a credential helper that hangs.
     pub async fn config(&self, image: &Image) -> Result<Secret, Error> {
-        let (settings, image) = (self.settings.clone(), image.clone());
-        // A credential helper is any program.
-        let rendered = tokio::task::spawn_blocking(move || files::render(&settings, &image));
-        match tokio::time::timeout(CREDENTIALS, rendered).await {
-            Ok(Ok(config)) => config,
-            Ok(Err(failed)) => {
-                Err(Error::Template(self.settings.template.clone(), failed.to_string()))
-            }
-            Err(_) => Err(Error::NoCredentials(CREDENTIALS)),
-        }
+        files::render(&self.settings, image).await
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
@@ -301,18 +341,22 @@ impl Images {
         Arc::clone(self.slots().entry(id).or_default())
     }
 
-    /// Keeps an image that is not served from being served, until this is dropped; then
-    /// [`Images::forget_slot`].
+    /// Keeps an image that is not served from being served, until this is dropped.
     pub fn hold(&self, id: u64) -> Option<impl Send + use<>> {
         let slot = self.slot(id).try_lock_owned().ok()?;
         slot.is_none().then_some(slot)
     }
 
-    /// Drops an empty slot that nobody holds.
-    pub fn forget_slot(&self, id: u64) {
-        let mut slots = self.slots();
-        if slots.get(&id).is_some_and(|slot| Arc::strong_count(slot) == 1) {
-            slots.remove(&id);
-        }
+    /// Drops slots that are empty and that nobody holds.
+    fn forget_empty_slots(&self) {
+        let empty = |slot: &Slot| slot.try_lock().is_ok_and(|served| served.is_none());
+        self.slots().retain(|_, slot| Arc::strong_count(slot) > 1 || !empty(slot));
     }
+}
+
+/// Does this to the end, also when who waits for it is gone: half of it would be in no slot.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await?
 }

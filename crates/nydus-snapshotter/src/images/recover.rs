@@ -1,15 +1,18 @@
 //! After a start of ours: daemons of an earlier run are taken over where they live. What is dead
 //! is cleared, and served again when somebody asks for it.
 
-use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, files};
-use crate::store::Lookup;
+use super::{
+    DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
+    files,
+};
+use crate::store::{Lookup, Page};
 use nydus_mount_slice::Secret;
 use nydusd_client::{Daemon, Error as Failed, Mode, Spec, State, clear_stale};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
@@ -23,13 +26,17 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// An image, where it was mounted, and its slot.
 type Held = (Image, PathBuf, OwnedMutexGuard<Option<Arc<Served>>>);
 
-/// A daemon to be taken over. What it holds locked is unlocked when that is done.
+/// A daemon to be taken over. Its images' slots are locked until that is done.
 struct Pending {
     id: String,
     spec: Spec,
     instances: Vec<Held>,
-    shared: Option<OwnedMutexGuard<Option<Arc<Live>>>>,
+    /// Whether another record names its mountpoint.
+    contested: bool,
 }
+
+/// The slot of the daemon of all images, locked.
+type HeldShared = Option<OwnedMutexGuard<Option<Arc<Live>>>>;
 
 impl Images {
     /// Takes over what an earlier run left, beside the calls that come meanwhile: who asks for an
@@ -45,31 +52,82 @@ impl Images {
         let read = self.store.read()?;
         let (daemons, instances) = (read.items(&DAEMONS)?, read.items(&INSTANCES)?);
         for damaged in daemons.damaged.iter().chain(&instances.damaged) {
-            tracing::error!(record = damaged, "the record is damaged and left out");
+            tracing::error!(record = damaged, "the record is damaged: its name must do");
         }
-        let sockets: Vec<_> = daemons.found.iter().map(|(_, daemon)| &daemon.socket).collect();
+        let daemons = self.daemons_recorded(daemons);
+        let instances = self.instances_recorded(instances, &daemons);
+        let sockets: Vec<_> = daemons.iter().map(|(_, daemon)| &daemon.socket).collect();
         end_strays(&self.settings.program, &self.layout.root().join("socket"), &sockets);
-        let mut tasks = JoinSet::new();
-        for (id, daemon) in &daemons.found {
-            let mine = instances.found.iter().filter(|(_, instance)| instance.daemon == *id);
+        let pending = |(id, daemon): &(String, DaemonRecord)| {
+            let mine = instances.iter().filter(|(_, instance)| instance.daemon == *id);
             let held = mine.filter_map(|(number, instance)| {
                 let number = number.parse().ok()?;
                 let slot = self.slot(number).try_lock_owned().ok()?;
                 Some((image(number), instance.lower.clone(), slot))
             });
-            let pending = self.pending(id, daemon, held.collect());
+            let contested = |(other, daemons): &(String, DaemonRecord)| {
+                other != id && daemons.mountpoint == daemon.mountpoint
+            };
+            let contested = daemons.iter().any(contested);
+            Pending { contested, ..self.pending(id, daemon, held.collect()) }
+        };
+        let (shared, dedicated): (Vec<_>, Vec<_>) =
+            daemons.iter().map(pending).partition(|pending| is_shared(&pending.spec));
+        let mut tasks = JoinSet::new();
+        for pending in dedicated {
             let images = Arc::clone(self);
-            tasks.spawn(async move { images.take_over(pending).await });
+            tasks.spawn(async move { images.take_over(pending, &mut None).await });
         }
+        let mut held = Arc::clone(&self.shared).try_lock_owned().ok();
+        let images = Arc::clone(self);
+        tasks.spawn(async move {
+            for pending in shared {
+                images.take_over(pending, &mut held).await;
+            }
+        });
         Ok(async move { while tasks.join_next().await.is_some() {} })
     }
 
+    /// All daemons; of one whose record is damaged, what its name says.
+    fn daemons_recorded(&self, page: Page<(String, DaemonRecord)>) -> Vec<(String, DaemonRecord)> {
+        let (settings, layout) = (&self.settings, &self.layout);
+        let named = page.damaged.iter().filter_map(|key| {
+            let id = key.split_once('/')?.1;
+            let spec = match files::image_of(id) {
+                Some(image) => files::dedicated_spec(settings, layout, id, image),
+                None if id == SHARED => files::shared_spec(settings, layout, id),
+                None => return None,
+            };
+            Some((id.to_owned(), DaemonRecord::of(&spec)))
+        });
+        page.found.into_iter().chain(named).collect()
+    }
+
+    /// All images that are served, likewise.
+    fn instances_recorded(
+        &self,
+        page: Page<(String, InstanceRecord)>,
+        daemons: &[(String, DaemonRecord)],
+    ) -> Vec<(String, InstanceRecord)> {
+        let named = page.damaged.iter().filter_map(|key| {
+            let number = key.split_once('/')?.1;
+            let image = number.parse().ok()?;
+            let own = files::dedicated(image);
+            let is_its = |(id, daemon): &&(String, DaemonRecord)| *id == own || daemon.shared;
+            let (id, daemon) = daemons.iter().find(is_its)?;
+            let lower = match daemon.shared {
+                true => daemon.mountpoint.join(number),
+                false => daemon.mountpoint.clone(),
+            };
+            Some((number.to_owned(), InstanceRecord { daemon: id.clone(), lower }))
+        });
+        page.found.into_iter().chain(named).collect()
+    }
+
     fn pending(&self, id: &str, daemon: &DaemonRecord, instances: Vec<Held>) -> Pending {
-        let shared =
-            daemon.shared.then(|| Arc::clone(&self.shared).try_lock_owned().ok()).flatten();
         let first = instances.first().map_or(0, |(image, ..)| image.id);
         let mut spec = if daemon.shared {
-            files::shared_spec(&self.settings, &self.layout)
+            files::shared_spec(&self.settings, &self.layout, id)
         } else {
             files::dedicated_spec(&self.settings, &self.layout, id, first)
         };
@@ -77,16 +135,24 @@ impl Images {
         if let Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } = &mut spec.mode {
             mountpoint.clone_from(&daemon.mountpoint);
         }
-        Pending { id: id.to_owned(), spec, instances, shared }
+        Pending { id: id.to_owned(), spec, instances, contested: false }
     }
 
-    async fn take_over(self: Arc<Self>, pending: Pending) {
+    async fn take_over(self: &Arc<Self>, pending: Pending, shared: &mut HeldShared) {
         let id = pending.id.clone();
         match adopt(&pending.spec).await {
-            Ok((daemon, mounted)) => self.adopted(daemon, &mounted, pending).await,
+            Ok((daemon, mounted)) => {
+                let live = self.adopted(daemon, &mounted, pending).await;
+                if let Some(shared) = shared.as_mut().filter(|shared| shared.is_none()) {
+                    **shared = Some(live);
+                }
+            }
             // Containers may be on it: nothing of it is touched.
             Err(error @ (Failed::NotReady(..) | Failed::Call(..))) => {
                 tracing::error!(daemon = id, %error, "nydusd lives and does not answer: left alone");
+                let mut unanswering =
+                    self.unanswering.lock().unwrap_or_else(PoisonError::into_inner);
+                unanswering.insert(id, (is_shared(&pending.spec), pending.spec.apisock));
             }
             Err(error) => {
                 tracing::warn!(daemon = id, %error, "nydusd of an earlier run is not there");
@@ -95,8 +161,13 @@ impl Images {
         }
     }
 
-    async fn adopted(self: &Arc<Self>, daemon: Daemon, mounted: &[String], pending: Pending) {
-        let live = Live::new(&pending.id, daemon, pending.shared.is_some());
+    async fn adopted(
+        self: &Arc<Self>,
+        daemon: Daemon,
+        mounted: &[String],
+        pending: Pending,
+    ) -> Arc<Live> {
+        let live = Live::new(&pending.id, daemon, is_shared(&pending.spec));
         tracing::info!(daemon = live.id, pid = live.daemon.pid(), "nydusd is taken over");
         for (image, lower, mut slot) in pending.instances {
             if live.shared && !mounted.contains(&files::submount(image.id)) {
@@ -106,11 +177,9 @@ impl Images {
             let config = self.config_of(&live, &image).await;
             *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(&live) }));
         }
-        if let Some(mut shared) = pending.shared {
-            *shared = Some(Arc::clone(&live));
-        }
         self.keep_session(&live);
-        self.watch(live);
+        self.watch(Arc::clone(&live));
+        live
     }
 
     /// The configuration that it was started with, as far as it can be found.
@@ -126,8 +195,13 @@ impl Images {
     }
 
     async fn clear(&self, pending: Pending) {
-        if let Err(error) = clear_stale(&pending.spec).await {
+        // Another daemon may serve there now.
+        if pending.contested {
+            tracing::warn!(daemon = pending.id, "another record names its mountpoint");
+        } else if let Err(error) = clear_stale(&pending.spec).await {
             tracing::warn!(daemon = pending.id, %error, "what it left cannot be removed");
+        } else {
+            files::discard(&pending.spec, &self.layout.daemon_config(&pending.id));
         }
         let images = pending.instances.iter().map(|(image, ..)| Some(image.id));
         for image in images.chain([None]) {
@@ -136,6 +210,10 @@ impl Images {
             }
         }
     }
+}
+
+fn is_shared(spec: &Spec) -> bool {
+    matches!(spec.mode, Mode::Shared { .. })
 }
 
 /// A daemon that runs and answers, and what it has mounted. One that answers and serves nothing

@@ -158,10 +158,9 @@ impl Natives {
         self.known().get(&id).is_some_and(|known| known.promoted)
     }
 
-    /// Images that a job is at.
-    pub fn working(&self) -> Vec<u64> {
-        let known = self.known();
-        known.iter().filter(|(_, known)| known.job.is_some()).map(|(id, _)| *id).collect()
+    /// Whether a job is at an image.
+    pub fn is_working(&self, id: u64) -> bool {
+        self.known().get(&id).is_some_and(|known| known.job.is_some())
     }
 
     /// Images that may be mounted.

@@ -103,6 +103,28 @@ pub trait Lookup: Kv {
         Ok(!self.scan(Table::Children, span)?.is_empty())
     }
 
+    /// Whether an active snapshot or a view that `counts` is on this committed one, however many
+    /// layers above. A damaged record may be one.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn is_mountable_above(&self, key: &str, counts: impl Fn(&Record) -> bool) -> Result<bool> {
+        let mut below = vec![key.to_owned()];
+        while let Some(key) = below.pop() {
+            let prefix = child_link(&key, "");
+            for (link, _) in self.scan(Table::Children, Span { prefix: &prefix, ..ALL })? {
+                let child = String::from_utf8_lossy(&link[prefix.len()..]).into_owned();
+                match self.find(&child) {
+                    Ok(Some(record)) if record.kind == Kind::Committed => below.push(child),
+                    Ok(None) => {}
+                    Ok(Some(record)) if !counts(&record) => {}
+                    _ => return Ok(true),
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// At most `limit` records whose key comes after `after`.
     ///
     /// # Errors

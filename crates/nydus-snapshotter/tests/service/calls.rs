@@ -101,6 +101,33 @@ async fn lost_directories_are_made_again() {
     assert!(server.root().join("snapshots/1/fs").is_dir());
 }
 
+/// So it can be with layers that nobody unpacks, or that hold nothing: those, too, were never
+/// synced. Killed right after its record, such a layer never had one.
+#[tokio::test]
+async fn lost_directories_of_layers_are_made_again() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(
+        prepare(&mut client, "1/a", "", &[(REF, "data"), (BLOB, "true")]).await,
+        Code::AlreadyExists
+    );
+    assert_eq!(prepare(&mut client, "1/b", "data", &[]).await, Code::FailedPrecondition);
+    let unpack = [(REF, "empty")];
+    assert_eq!(prepare(&mut client, "1/b", "data", &unpack).await, Code::Ok);
+    let (name, key) = ("empty".to_owned(), "1/b".to_owned());
+    let request = CommitSnapshotRequest { name, key, ..Default::default() };
+    client.commit(request).await.unwrap();
+    let layers = ["snapshots/1", "snapshots/3"].map(|layer| server.root().join(layer));
+    let lose = || layers.iter().for_each(|layer| std::fs::remove_dir_all(layer).unwrap());
+    lose();
+    assert_eq!(prepare(&mut client, "1/c", "empty", &[(REF, "next")]).await, Code::Ok);
+    assert!(layers.iter().all(|layer| layer.join("fs").is_dir()));
+    lose();
+    let request = MountsRequest { key: "1/c".to_owned(), ..Default::default() };
+    client.mounts(request).await.unwrap();
+    assert!(layers.iter().all(|layer| layer.join("fs").is_dir()));
+}
+
 /// One damaged thing does not stop the others: an image without a configuration of nydusd.
 #[tokio::test]
 async fn errors_say_what_is_missing() {

@@ -3,4 +3,5 @@
 
 mod calls;
 mod model;
+mod packaging;
 mod server;

@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
-use vm_shim::protocol::{Frame, Mount, PORT, Process, Start};
+use vm_shim::protocol::{Frame, Mount, PORT, Process, Start, WINDOW};
 
 /// How long devices may take to appear.
 const DEVICE: Duration = Duration::from_secs(30);
@@ -213,37 +213,55 @@ fn start(process: &Process) -> Result<Child> {
     command.spawn().map_err(|error| format!("cannot run {program}: {error}"))
 }
 
+/// What lets each output send one more frame, until the process has ended.
+type Windows = Arc<Mutex<Option<[mpsc::Sender<()>; 2]>>>;
+
 /// Hands on input, output and signals until the process has ended, and ends the others.
 fn follow(mut child: Child, port: &Port, reader: File) {
     say(port, &Frame::Started);
     let pid = Pid::from_child(&child);
+    let [(stdout, out), (stderr, err)] = [window(), window()];
+    let windows: Windows = Arc::new(Mutex::new(Some([stdout, stderr])));
     let outputs = [
-        child.stdout.take().map(|pipe| hand_on(pipe, port, Frame::Stdout)),
-        child.stderr.take().map(|pipe| hand_on(pipe, port, Frame::Stderr)),
+        child.stdout.take().map(|pipe| hand_on(pipe, port, Frame::Stdout, out)),
+        child.stderr.take().map(|pipe| hand_on(pipe, port, Frame::Stderr, err)),
     ];
     let (input, inputs) = mpsc::channel();
     if let Some(stdin) = child.stdin.take() {
         let port = Arc::clone(port);
         spawn(move || feed(stdin, &inputs, &port));
     }
-    spawn(move || obey(reader, pid, input));
+    let leave = Arc::clone(&windows);
+    spawn(move || obey(reader, pid, input, &leave));
     let code = reap(Some(pid));
     // To all but this: pid -1. What is left of the container would keep its mounts.
     let _ = kill_process_group(Pid::INIT, Signal::KILL);
     reap(None);
+    // What is left in the pipes is little, and its reader may have stopped.
+    windows.lock().unwrap_or_else(PoisonError::into_inner).take();
     outputs.into_iter().flatten().for_each(|thread| drop(thread.join()));
     say(port, &Frame::Exited(code));
+}
+
+fn window() -> (mpsc::Sender<()>, mpsc::Receiver<()>) {
+    let (sender, receiver) = mpsc::channel();
+    for _ in 0..WINDOW {
+        let _ = sender.send(());
+    }
+    (sender, receiver)
 }
 
 fn hand_on(
     mut pipe: impl Read + Send + 'static,
     port: &Port,
     frame: fn(Vec<u8>) -> Frame,
+    window: mpsc::Receiver<()>,
 ) -> JoinHandle<()> {
     let port = Arc::clone(port);
     spawn(move || {
         let mut buffer = vec![0; CHUNK];
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            let _ = window.recv();
             say(&port, &frame(buffer[..length].to_vec()));
         }
     })
@@ -259,12 +277,18 @@ fn feed(mut stdin: impl Write, inputs: &mpsc::Receiver<Vec<u8>>, port: &Port) {
 }
 
 /// Does what the shim says until it is gone, which ends the container.
-fn obey(reader: File, pid: Pid, input: mpsc::Sender<Vec<u8>>) {
+fn obey(reader: File, pid: Pid, input: mpsc::Sender<Vec<u8>>, windows: &Windows) {
     let mut input = Some(input);
+    let written = |output: usize| {
+        let windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = windows.as_ref().map(|windows| windows[output].send(()));
+    };
     loop {
         match Frame::read(&reader) {
             Ok(Frame::Stdin(bytes)) => drop(input.as_ref().map(|input| input.send(bytes))),
             Ok(Frame::StdinEnd) => drop(input.take()),
+            Ok(Frame::StdoutWritten) => written(0),
+            Ok(Frame::StderrWritten) => written(1),
             Ok(Frame::Signal(number)) => match Signal::from_named_raw(number) {
                 Some(signal) => {
                     let _ = kill_process(pid, signal);

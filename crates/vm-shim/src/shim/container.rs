@@ -1,13 +1,13 @@
 //! One container: its process in the guest, and what containerd knows of it.
 
 use super::sandbox::{Failure, Sandbox};
+use super::stdio::{Output, Stdio};
 use crate::protocol::{Frame, Process, Start};
 use crate::vm::Vm;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 
@@ -15,8 +15,12 @@ use tokio::sync::{Notify, watch};
 const START: Duration = Duration::from_secs(30);
 /// How long the guest may take to end after its process.
 const POWER_OFF: Duration = Duration::from_secs(10);
+/// How long a reader may take for the last of the output.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Input that is handed on at once.
 const CHUNK: usize = 16 << 10;
+/// SIGKILL.
+const KILL: u32 = 9;
 /// Exit code of a container whose machine went away.
 const LOST: u32 = 255;
 
@@ -61,7 +65,7 @@ pub struct Container {
     pub pid: u32,
     sandbox: Sandbox,
     vm: Arc<Vm>,
-    start: Mutex<Option<Start>>,
+    start: Mutex<Option<(Start, Option<pipe::Receiver>)>>,
     stdin_closed: Notify,
     stdin_taken: Notify,
     state: watch::Sender<State>,
@@ -69,82 +73,92 @@ pub struct Container {
 
 impl Container {
     /// A container whose guest is up and waits for [`Container::start`].
-    ///
-    /// # Errors
-    /// A fifo cannot be opened.
     pub fn new(
         request: Request,
-        sandbox: Sandbox,
-        vm: Vm,
+        (sandbox, vm): (Sandbox, Vm),
         start: Start,
-    ) -> Result<Arc<Self>, Failure> {
-        let outputs = [output(&request.stdout)?, output(&request.stderr)?];
+        stdio: Stdio,
+    ) -> Arc<Self> {
         let vm = Arc::new(vm);
         let this = Arc::new(Self {
             pid: vm.pid(),
             request,
             sandbox,
-            vm,
-            start: Mutex::new(Some(start)),
+            vm: Arc::clone(&vm),
+            start: Mutex::new(Some((start, stdio.stdin))),
             stdin_closed: Notify::new(),
             stdin_taken: Notify::new(),
             state: watch::Sender::new(State::Created),
         });
+        let [stdout, stderr] = stdio.outputs;
+        let outputs = [(stdout, Frame::StdoutWritten), (stderr, Frame::StderrWritten)];
+        let outputs = outputs.map(|(file, written)| {
+            let vm = Arc::clone(&vm);
+            Output::new(file, move || drop(vm.send(&written)))
+        });
         let listener = Arc::clone(&this);
         std::thread::spawn(move || listener.listen(outputs));
         tokio::spawn(Arc::clone(&this).watch_daemon());
-        Ok(this)
+        this
     }
 
     /// A guest whose files are gone would wait for them for ever.
     async fn watch_daemon(self: Arc<Self>) {
-        let mut state = self.state.subscribe();
         tokio::select! {
             _ = self.sandbox.daemon.ended() => {
                 self.stopped(LOST, Some("nydusd is gone".to_owned()));
                 self.vm.kill();
             }
-            _ = state.wait_for(|state| matches!(state, State::Stopped { .. })) => {}
+            _ = self.wait() => {}
         }
     }
 
     /// Hands on what the guest says until it is down.
-    fn listen(&self, [mut stdout, mut stderr]: [Option<File>; 2]) {
+    fn listen(&self, outputs: [Output; 2]) {
+        let (code, why) = self.hear(&outputs);
+        self.vm.kill();
+        let limit = Instant::now() + FLUSH;
+        outputs.into_iter().for_each(|output| output.finish(limit));
+        self.stopped(code, why);
+    }
+
+    /// Exit code, and why if not by itself.
+    fn hear(&self, [stdout, stderr]: &[Output; 2]) -> (u32, Option<String>) {
         loop {
             match self.vm.receive() {
-                Ok(Frame::Stdout(bytes)) => write(&mut stdout, &bytes),
-                Ok(Frame::Stderr(bytes)) => write(&mut stderr, &bytes),
+                Ok(Frame::Stdout(bytes)) => stdout.write(bytes),
+                Ok(Frame::Stderr(bytes)) => stderr.write(bytes),
                 Ok(Frame::Taken) => self.stdin_taken.notify_one(),
-                Ok(Frame::Started) => drop(self.state.send_replace(State::Running)),
+                Ok(Frame::Started) => self.change(State::Running),
                 Ok(Frame::Exited(code)) => {
                     // Files are in the snapshot once the guest has let go of them.
                     let _ = self.vm.wait(POWER_OFF);
-                    self.vm.kill();
-                    return self.stopped(code.unsigned_abs(), None);
+                    return (code.unsigned_abs(), None);
                 }
                 Ok(Frame::Failed(why)) => {
                     // The kernel's own words are there.
                     let _ = self.vm.wait(POWER_OFF);
-                    self.vm.kill();
-                    return self.stopped(LOST, Some(why + &self.vm.console_tail()));
+                    return (LOST, Some(why + &self.vm.console_tail()));
                 }
                 Ok(_) => {}
-                Err(error) => {
-                    self.vm.kill();
-                    return self.stopped(LOST, Some(error.to_string()));
-                }
+                Err(error) => return (LOST, Some(error.to_string())),
             }
         }
     }
 
     fn stopped(&self, code: u32, why: Option<String>) {
-        let ended = State::Stopped { code, at: SystemTime::now(), why };
-        self.state.send_if_modified(|state| match state {
-            State::Stopped { .. } => false,
-            _ => {
-                *state = ended;
-                true
+        self.change(State::Stopped { code, at: SystemTime::now(), why });
+    }
+
+    /// Nothing follows the end, and nothing but the end the start.
+    fn change(&self, new: State) {
+        self.state.send_if_modified(|state| {
+            let may = *state == State::Created
+                || *state == State::Running && matches!(new, State::Stopped { .. });
+            if may {
+                *state = new;
             }
+            may
         });
     }
 
@@ -159,44 +173,46 @@ impl Container {
     /// It was started before; the guest's reason.
     pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.vm.send(&Frame::Start(start.ok_or("it was started before")?.into()))?;
+        let (start, stdin) = start.ok_or("it was started before")?;
+        self.vm.send(&Frame::Start(start.into()))?;
         let mut state = self.state.subscribe();
         let begun = state.wait_for(|state| *state != State::Created);
         let begun = tokio::time::timeout(START, begun).await;
         match begun.map_err(|_| format!("the guest did not start it within {START:?}"))??.clone() {
-            State::Stopped { why: Some(why), .. } => Err(why.into()),
-            _ => self.forward_stdin(),
+            State::Stopped { why: Some(why), .. } => return Err(why.into()),
+            State::Stopped { .. } | State::Created => {}
+            State::Running => self.forward_stdin(stdin),
         }
+        Ok(())
     }
 
     /// Waits until it has stopped: exit code and time.
     pub async fn wait(&self) -> (u32, SystemTime) {
         let mut state = self.state.subscribe();
-        loop {
-            if let State::Stopped { code, at, .. } = *state.borrow_and_update() {
-                return (code, at);
-            }
-            if state.changed().await.is_err() {
-                return (LOST, SystemTime::now());
-            }
+        match state.wait_for(|state| matches!(state, State::Stopped { .. })).await.as_deref() {
+            Ok(State::Stopped { code, at, .. }) => (*code, *at),
+            _ => (LOST, SystemTime::now()),
         }
     }
 
     /// Sends the process a signal. SIGKILL ends the machine if the guest does not answer.
     ///
     /// # Errors
-    /// It has stopped.
+    /// It has stopped; the guest does not listen.
     pub async fn kill(&self, signal: u32) -> Result<(), Failure> {
-        match self.state() {
+        let sent = match self.state() {
             State::Stopped { .. } => return Err("the process has ended".into()),
             State::Created => {
                 self.stopped(128 + signal, None);
                 self.vm.kill();
                 return Ok(());
             }
-            State::Running => self.vm.send(&Frame::Signal(signal.cast_signed()))?,
+            State::Running => self.vm.send(&Frame::Signal(signal.cast_signed())),
+        };
+        if signal != KILL {
+            return Ok(sent?);
         }
-        if signal == 9 && tokio::time::timeout(POWER_OFF, self.wait()).await.is_err() {
+        if sent.is_err() || tokio::time::timeout(POWER_OFF, self.wait()).await.is_err() {
             self.stopped(128 + signal, None);
             self.vm.kill();
         }
@@ -204,23 +220,19 @@ impl Container {
     }
 
     /// Hands containerd's input on, until [`Container::close_stdin`] or the end of the container.
-    fn forward_stdin(self: &Arc<Self>) -> Result<(), Failure> {
-        let path = &self.request.stdin;
-        if path.is_empty() {
-            return self.vm.send(&Frame::StdinEnd).map_err(Into::into);
-        }
-        // For both ways, so that clients that come and go are no end of the input.
-        let fifo = pipe::OpenOptions::new().read_write(true).open_receiver(path);
-        let fifo = fifo.map_err(|error| format!("cannot open {path}: {error}"))?;
+    fn forward_stdin(self: &Arc<Self>, fifo: Option<pipe::Receiver>) {
+        let Some(fifo) = fifo else {
+            // One that has ended meanwhile reads nothing.
+            let _ = self.vm.send(&Frame::StdinEnd);
+            return;
+        };
         let this = Arc::clone(self);
         tokio::spawn(async move {
-            let mut state = this.state.subscribe();
             tokio::select! {
                 _ = this.copy_stdin(fifo) => {}
-                _ = state.wait_for(|state| matches!(state, State::Stopped { .. })) => {}
+                _ = this.wait() => {}
             }
         });
-        Ok(())
     }
 
     async fn copy_stdin(&self, fifo: pipe::Receiver) -> io::Result<()> {
@@ -266,26 +278,7 @@ impl Container {
         }
         self.stopped(LOST, None);
         self.vm.kill();
-        self.sandbox.remove(&self.request.id).await
-    }
-}
-
-/// Opens a fifo for output. For both ways: neither this nor a write fails while nobody reads.
-fn output(path: &str) -> Result<Option<File>, Failure> {
-    if path.is_empty() {
-        return Ok(None);
-    }
-    if path.contains("://") {
-        return Err(format!("output {path:?}: only fifos are supported").into());
-    }
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    Ok(Some(opened.map_err(|error| format!("cannot open {path}: {error}"))?))
-}
-
-/// A reader that went away is no failure of the container.
-fn write(file: &mut Option<File>, bytes: &[u8]) {
-    if file.as_mut().is_some_and(|file| file.write_all(bytes).is_err()) {
-        *file = None;
+        self.sandbox.remove().await
     }
 }
 

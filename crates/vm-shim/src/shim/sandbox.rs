@@ -2,7 +2,7 @@
 
 use super::settings::Settings;
 use crate::vm::pid_file;
-use kata_handoff::{Guest, Reader, Rootfs, Share, Storage};
+use kata_handoff::{Guest, Reader, Rootfs, Share, Storage, to_the_end};
 use nydusd_client::{Binary, Daemon, Log, Mode, Spec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder};
@@ -17,7 +17,8 @@ const START: Duration = Duration::from_secs(10);
 /// A container's half on the host, but for the machine itself.
 pub struct Sandbox {
     directory: PathBuf,
-    guest: Guest,
+    /// What the machine sees of the host; more containers can come into it.
+    pub guest: Guest,
     /// Serves the share; watched by the container.
     pub daemon: Arc<Daemon>,
 }
@@ -29,7 +30,7 @@ impl Sandbox {
     /// Makes all of it. The guest mounts what is returned.
     ///
     /// # Errors
-    /// As said; nothing is left then.
+    /// As said; nothing is left then, nor where the future is dropped.
     pub async fn create(
         settings: &Settings,
         directory: PathBuf,
@@ -38,25 +39,31 @@ impl Sandbox {
     ) -> Result<(Self, Storage), Failure> {
         rootfs.check()?;
         private(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        let made = async {
-            let share = Share::create(directory.join("share"), LAYOUT)?;
-            let binary = Binary::probe(&settings.nydusd).await?;
-            let mut spec = spec(&directory);
-            spec.extra = settings.nydusd_args.iter().map(Into::into).collect();
-            let daemon = Arc::new(Daemon::start(&binary, spec, START).await?);
-            let guest = Guest::attach(share, daemon.client().clone()).await?;
-            let storage = guest.add(id, rootfs).await?;
-            Ok::<_, Failure>((Self { directory: directory.clone(), guest, daemon }, storage))
-        };
-        match made.await {
-            Ok(made) => Ok(made),
-            Err(error) => {
-                if let Err(left) = clear(&directory).await {
-                    return Err(format!("{error}; and is left: {left}").into());
-                }
-                Err(error)
+        let (settings, id, rootfs) = (settings.clone(), id.to_owned(), rootfs.clone());
+        let place = directory.clone();
+        let work = async move {
+            match Self::make(&settings, &place, &id, &rootfs).await {
+                Ok(made) => Ok(made),
+                Err(error) => Err(undone(error, clear(&place).await)),
             }
-        }
+        };
+        to_the_end(work, async move { drop(clear(&directory).await) }).await
+    }
+
+    async fn make(
+        settings: &Settings,
+        directory: &Path,
+        id: &str,
+        rootfs: &Rootfs,
+    ) -> Result<(Self, Storage), Failure> {
+        let share = Share::create(directory.join("share"), LAYOUT)?;
+        let binary = Binary::probe(&settings.nydusd).await?;
+        let mut spec = spec(directory);
+        spec.extra = settings.nydusd_args.iter().map(Into::into).collect();
+        let daemon = Arc::new(Daemon::start(&binary, spec, START).await?);
+        let guest = Guest::attach(share, daemon.client().clone()).await?;
+        let storage = guest.add(id, rootfs).await?;
+        Ok((Self { directory: directory.to_owned(), guest, daemon }, storage))
     }
 
     /// Socket on which `nydusd` waits for the machine.
@@ -64,14 +71,22 @@ impl Sandbox {
         vhost_socket(&self.directory)
     }
 
-    /// Takes the container out and ends all; the machine must be down.
+    /// Ends and removes all of it; the machine must be down.
     ///
     /// # Errors
     /// What is left.
-    pub async fn remove(&self, id: &str) -> Result<(), Failure> {
-        self.guest.remove(id).await?;
-        self.daemon.stop().await?;
-        clear(&self.directory).await
+    pub async fn remove(&self) -> Result<(), Failure> {
+        let stopped = self.daemon.stop().await;
+        clear(&self.directory).await?;
+        stopped.map(drop).map_err(Into::into)
+    }
+}
+
+/// The error, and what became of undoing.
+pub(super) fn undone(error: Failure, undo: Result<(), Failure>) -> Failure {
+    match undo {
+        Ok(()) => error,
+        Err(left) => format!("{error}; and is left: {left}").into(),
     }
 }
 
@@ -89,7 +104,7 @@ fn vhost_socket(directory: &Path) -> PathBuf {
 }
 
 fn spec(directory: &Path) -> Spec {
-    let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: false };
+    let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: None };
     let mut spec = Spec::new(mode, directory.join("api.sock"));
     spec.log = Log { level: "info".to_owned(), file: None, rotation: 0 };
     spec.stderr = Some(directory.join("nydusd.log"));
@@ -104,17 +119,11 @@ pub async fn clear(directory: &Path) -> Result<(), Failure> {
     if !directory.exists() {
         return Ok(());
     }
-    end_machine(directory).await?;
-    let spec = spec(directory);
-    match Daemon::adopt(spec.clone(), None).await {
-        Ok(daemon) => drop(daemon.stop().await?),
-        Err(_) => nydusd_client::clear_stale(&spec).await?,
-    }
-    let share = Share::open(directory.join("share"), LAYOUT);
-    for id in share.containers()? {
-        share.take_out(&id)?;
-    }
-    share.remove()?;
+    // Each for itself: one that does not end keeps its directory, but no mount.
+    let machine = end_machine(directory).await;
+    let daemon = end_daemon(directory).await;
+    let share = clear_share(directory);
+    machine.and(daemon).and(share)?;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         // Never down into a directory: something may be mounted there.
@@ -123,6 +132,21 @@ pub async fn clear(directory: &Path) -> Result<(), Failure> {
         }
     }
     Ok(fs::remove_dir(directory)?)
+}
+
+async fn end_daemon(directory: &Path) -> Result<(), Failure> {
+    let spec = spec(directory);
+    match Daemon::adopt(spec.clone(), None).await {
+        Ok(daemon) => drop(daemon.stop().await?),
+        Err(_) => nydusd_client::clear_stale(&spec).await?,
+    }
+    Ok(())
+}
+
+fn clear_share(directory: &Path) -> Result<(), Failure> {
+    let share = Share::open(directory.join("share"), LAYOUT);
+    share.containers()?.iter().try_for_each(|id| share.take_out(id))?;
+    Ok(share.remove()?)
 }
 
 /// Kills the virtual machine of a shim that is dead.

@@ -1,8 +1,9 @@
 //! containerd's task service, for one container.
 
 use super::container::{self, Container, Request, State, process};
-use super::sandbox::{self, Failure, Sandbox};
+use super::sandbox::{self, Failure, Sandbox, undone};
 use super::settings::Settings;
+use super::stdio::Stdio;
 use crate::protocol::Start;
 use crate::vm::Vm;
 use containerd_shim::asynchronous::{ExitSignal, Shim, spawn};
@@ -15,7 +16,7 @@ use containerd_shim::protos::{api, shim_async::Task};
 use containerd_shim::publisher::RemotePublisher;
 use containerd_shim::util::read_spec;
 use containerd_shim::{Config, Error, Flags, StartOpts, TtrpcResult};
-use kata_handoff::{Reader, Rootfs, Storage};
+use kata_handoff::{Reader, Rootfs, Storage, to_the_end};
 use nydus_mount_slice::Mount;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,7 +31,7 @@ struct Inner {
     exit: ExitSignal,
     events: OnceLock<RemotePublisher>,
     /// At most one, and one creation at a time.
-    container: tokio::sync::Mutex<Option<Arc<Container>>>,
+    container: Arc<tokio::sync::Mutex<Option<Arc<Container>>>>,
 }
 
 #[async_trait::async_trait]
@@ -43,7 +44,7 @@ impl Shim for Service {
             namespace: args.namespace.clone(),
             exit: ExitSignal::default(),
             events: OnceLock::new(),
-            container: tokio::sync::Mutex::default(),
+            container: Arc::default(),
         }))
     }
 
@@ -102,27 +103,30 @@ impl Service {
         let (process, read_only) = (process(&spec)?, container::is_read_only(&spec));
         let mounts: Vec<_> = request.rootfs.iter().map(mount).collect();
         let rootfs = Rootfs::recognise(&mounts, Reader::Go)?;
+        let stdio = Stdio::open(&request.stdin, &request.stdout, &request.stderr)?;
         let directory = settings.directory(&self.0.namespace, &request.id);
         let made = Sandbox::create(&settings, directory.clone(), &request.id, &rootfs);
         let (sandbox, storage) = made.await?;
         let hostname = spec.hostname().clone().unwrap_or_default();
         let mounts = [Storage::share(Reader::Go), storage].map(Into::into).into();
         let start = Start { mounts, read_only, process, hostname };
-        let made = async {
-            let config = settings.machine(&directory, sandbox.vhost_socket());
-            let vm = tokio::task::spawn_blocking(move || Vm::start(&config)).await??;
-            Ok::<_, Failure>(vm)
-        };
-        match made.await {
-            Ok(vm) => Container::new(asked(request), sandbox, vm, start),
-            Err(error) => {
-                let left = sandbox.remove(&request.id).await;
-                Err(left
-                    .err()
-                    .map_or(error.to_string(), |left| format!("{error}; and is left: {left}"))
-                    .into())
-            }
+        let config = settings.machine(&directory, sandbox.vhost_socket());
+        let booted = tokio::task::spawn_blocking(move || Vm::start(&config)).await;
+        match booted.map_err(Failure::from).and_then(|vm| Ok(vm?)) {
+            Ok(vm) => Ok(Container::new(asked(request), (sandbox, vm), start, stdio)),
+            Err(error) => Err(undone(error, sandbox.remove().await)),
         }
+    }
+
+    /// Takes a container back for which nobody waited; its shim has nothing else to do.
+    async fn give_up(self) {
+        let container = self.0.container.lock().await.take();
+        if let Some(container) = container
+            && let Err(error) = container.remove().await
+        {
+            log::warn!("{}: {error}", self.0.id);
+        }
+        self.0.exit.signal();
     }
 
     /// Tells containerd when the process ends.
@@ -151,23 +155,24 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> TtrpcResult<api::CreateTaskResponse> {
-        let mut slot = self.0.container.lock().await;
+        let mut slot = Arc::clone(&self.0.container).lock_owned().await;
         if slot.is_some() {
             return Err(status(ttrpc::Code::ALREADY_EXISTS, "the shim has a container"));
         }
-        let container = self.make(&request).await.map_err(failed)?;
-        *slot = Some(Arc::clone(&container));
-        let pid = container.pid;
-        self.announce_exit(&container);
-        let event = TaskCreate {
-            container_id: request.id,
-            bundle: request.bundle,
-            rootfs: request.rootfs,
-            pid,
-            ..Default::default()
+        // The call has a time limit, at which it is dropped.
+        let service = self.clone();
+        let work = async move {
+            let container = service.make(&request).await.map_err(failed)?;
+            *slot = Some(Arc::clone(&container));
+            let pid = container.pid;
+            service.announce_exit(&container);
+            // Without the mounts: they carry credentials.
+            let (container_id, bundle) = (request.id, request.bundle);
+            let event = TaskCreate { container_id, bundle, pid, ..Default::default() };
+            service.publish(event).await;
+            Ok(api::CreateTaskResponse { pid, ..Default::default() })
         };
-        self.publish(event).await;
-        Ok(api::CreateTaskResponse { pid, ..Default::default() })
+        to_the_end(work, self.clone().give_up()).await
     }
 
     async fn start(

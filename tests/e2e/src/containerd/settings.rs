@@ -24,74 +24,62 @@ pub(super) fn links(directory: &Path, version: &str) -> Option<String> {
     Some(bin.display().to_string())
 }
 
-/// config.toml for one of `VERSIONS`.
+/// config.toml for one of `VERSIONS`: the file that we hand out, and what a test needs.
 pub(super) fn text(version: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
     let text = match version {
-        version if version < "containerd-2" => V2.to_owned(),
-        version if version.ends_with("transfer") => format!("{V3}{TRANSFER}"),
-        _ => format!("{V3}{LOCAL}"),
+        version if version < "containerd-2" => format!("{PACKAGED_1}{V2}"),
+        version if version.ends_with("transfer") => format!("{}{V3}{TRANSFER}", for_transfer()),
+        _ => format!("{PACKAGED_2}{V3}"),
     };
-    let maps = if version < "containerd-2" { "" } else { MAPS };
-    let paths = [("DIRECTORY", directory), ("PLUGIN", plugin), ("EXPORTED", root)];
-    let fill =
-        |text: String, (word, path): (&str, &Path)| text.replace(word, &path.to_string_lossy());
-    let text = text + &BOTH.replace("MAPS", maps);
-    paths.into_iter().fold(text, fill)
+    let words = [
+        ("version = 2\n", "version = 2\nDIRECTORIES"),
+        ("version = 3\n", "version = 3\nDIRECTORIES"),
+        ("DIRECTORIES", "root = \"DIRECTORY/root\"\nstate = \"DIRECTORY/state\"\n"),
+        ("DIRECTORY", &directory.to_string_lossy()),
+        ("/run/containerd-nydus/containerd-nydus-grpc.sock", &plugin.to_string_lossy()),
+        ("/var/lib/containerd/io.containerd.snapshotter.v1.nydus", &root.to_string_lossy()),
+    ];
+    let fill = |text: String, (word, with): (&str, &str)| text.replace(word, with);
+    words.into_iter().fold(format!("{text}{BOTH}"), fill)
+}
+
+const PACKAGED_1: &str = include_str!("../../../../packaging/containerd-1.toml");
+const PACKAGED_2: &str = include_str!("../../../../packaging/containerd-2.toml");
+
+/// Without what makes CRI pull by itself.
+fn for_transfer() -> String {
+    let own =
+        |line: &&str| ["disable_", "discard_"].iter().any(|word| line.trim().starts_with(word));
+    let kept = PACKAGED_2.lines().filter(|line| !own(line));
+    kept.map(|line| format!("{line}\n")).collect()
 }
 
 /// Versions 1.6 and 1.7.
-const V2: &str = r#"version = 2
-root = "DIRECTORY/root"
-state = "DIRECTORY/state"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIRECTORY/opt"
+const V2: &str = r#"
 [plugins."io.containerd.grpc.v1.cri".cni]
   conf_dir = "DIRECTORY/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  snapshotter = "nydus"
-  disable_snapshot_annotations = false
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "DIRECTORY/hosts"
 "#;
 
 /// Versions from 2.0 on.
-const V3: &str = r#"version = 3
-root = "DIRECTORY/root"
-state = "DIRECTORY/state"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "DIRECTORY/opt"
+const V3: &str = r#"
 [plugins."io.containerd.cri.v1.runtime".cni]
   conf_dir = "DIRECTORY/cni"
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "DIRECTORY/hosts"
 "#;
 
-/// CRI pulls by itself: a word about annotations is enough for that.
-const LOCAL: &str = r#"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "nydus"
-  disable_snapshot_annotations = false
-"#;
-
 /// The transfer service pulls, as it does by default since 2.1.
 const TRANSFER: &str = r#"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "nydus"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux"
   snapshotter = "nydus"
 "#;
 
-/// The snapshotter maps owners: else containerd makes a copy of the image for each mapping.
-const MAPS: &str = "  capabilities = [\"remap-ids\"]\n";
-
 const BOTH: &str = r#"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "DIRECTORY/opt"
 [grpc]
   address = "DIRECTORY/containerd.sock"
-[proxy_plugins.nydus]
-  type = "snapshot"
-  address = "PLUGIN"
-MAPS[proxy_plugins.nydus.exports]
-  root = "EXPORTED"
-  enable_remote_snapshot_annotations = "true"
 "#;

@@ -66,12 +66,13 @@ fn first_byte(stage: &Stage, runtime: &Runtime, slice: &Mount, rounds: usize) ->
     for _ in 0..rounds {
         let start = Instant::now();
         let machine =
-            Machine::start(runtime, &settings, slice, "cat /data/lower").expect("a guest");
+            Machine::start(runtime, &settings, std::slice::from_ref(slice), "cat /data/lower")
+                .expect("a guest");
         started.push(start.elapsed());
         machine.vm.receive().expect("a byte");
         printed.push(start.elapsed());
         machine.output();
-        runtime.block_on(machine.sandbox.remove("c1")).expect("nothing is left");
+        runtime.block_on(machine.sandbox.remove()).expect("nothing is left");
     }
     let [started, printed] = [started, printed].map(|times| median_us(times) / 1000.0);
     println!(

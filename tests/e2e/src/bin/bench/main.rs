@@ -1,6 +1,7 @@
 //! The part of `cargo xtask bench` that measures the snapshotter: beside the Go one and
 //! containerd's own, in turn, by the same client. Writes JSON to the path that it gets.
 
+mod chains;
 mod handoff;
 mod native;
 
@@ -48,9 +49,12 @@ fn main() {
     let calls = calls(stage, quick);
     let containers = containers(quick);
     let native = native::measure(quick);
+    let ctr_run = chains::measure(quick);
     let handoff = handoff::measure(quick);
-    let results =
-        json!({ "calls": calls, "containers": containers, "native": native, "handoff": handoff });
+    let results = json!({
+        "calls": calls, "containers": containers, "native": native, "ctr_run": ctr_run,
+        "handoff": handoff,
+    });
     let text = serde_json::to_string_pretty(&results).expect("JSON") + "\n";
     std::fs::write(&json, text).expect("a file for the results");
 }
