@@ -103,7 +103,7 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
 }
 
 /// The host's own mirrors of Debian, then the public one.
-fn mirrors() -> Vec<String> {
+pub(crate) fn mirrors() -> Vec<String> {
     let uris = Cmd::new("apt-uris", 60, "apt-get").args(["update", "--print-uris"]).output();
     let mut mirrors = debian_mirrors(&uris.unwrap_or_default());
     mirrors.push(PUBLIC_MIRROR.to_owned());

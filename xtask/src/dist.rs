@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: the release binaries, in target/dist.
+//! `cargo xtask dist`: the release binaries and their packages, in target/dist.
 
 use crate::cmd::{self, Cmd};
-use crate::{paths, ui};
+use crate::{package, paths, ui};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ const BINARIES: &[Binary] = &[
         bin: "nydus-slice",
         args: &[],
         profile: "release",
-        apart: false,
+        apart: true,
     },
     Binary {
         name: "containerd-nydus-grpc",
@@ -55,7 +55,7 @@ const BINARIES: &[Binary] = &[
         bin: "containerd-nydus-grpc",
         args: &[],
         profile: "service",
-        apart: false,
+        apart: true,
     },
     // A reference, not a product: as the tests build it.
     Binary {
@@ -76,26 +76,27 @@ const BINARIES: &[Binary] = &[
     },
 ];
 
-/// Builds all of them.
+/// Builds all of them, then packs those that people get.
 pub(crate) fn run() -> Result<()> {
     let commit = commit();
     fs::create_dir_all(paths::dist())?;
     for binary in BINARIES {
         ui::step(&format!("build {}", binary.name), || build(binary, &commit))?;
     }
-    Ok(())
+    package::run()
 }
 
 fn build(binary: &Binary, commit: &str) -> Result<()> {
     let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
     cargo.args(["build", "--locked", "--profile", binary.profile, "--package", binary.package]);
     cargo.args(["--bin", binary.bin]).args(binary.args).env("NYDUS_COMMIT", commit);
+    cargo.env("SOURCE_DATE_EPOCH", time().to_string());
     let mut target_dir = cargo_target()?;
     if binary.apart {
         let host = host()?;
         target_dir = target_dir.join("std");
         // With the target named, the flags are not used for build scripts and macros.
-        cargo.args(["--target", &host]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo.args(["--target", &host]).env("CARGO_ENCODED_RUSTFLAGS", flags());
         cargo.arg("--target-dir").arg(&target_dir).run()?;
         target_dir.push(host);
     } else {
@@ -118,7 +119,16 @@ pub(crate) fn cargo_target() -> Result<PathBuf> {
     Ok(paths::root().join(set.unwrap_or_else(paths::target)))
 }
 
-fn host() -> Result<String> {
+/// For static programs that do not name the directories in which they were built.
+fn flags() -> String {
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    flags.extend(paths::cargo_home().map(|home| remap(&home, "/cargo")));
+    flags.push(remap(paths::root(), "."));
+    flags.join("\x1f")
+}
+
+pub(crate) fn host() -> Result<String> {
     let text = Cmd::new("rustc", 60, "rustc").args(["--print", "host-tuple"]).output()?;
     Ok(text.trim().to_owned())
 }
@@ -127,4 +137,11 @@ fn host() -> Result<String> {
 pub(crate) fn commit() -> String {
     let commit = Cmd::new("commit", 60, "git").args(["rev-parse", "--short=12", "HEAD"]).output();
     commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// When that commit was made, in seconds since 1970, unless `SOURCE_DATE_EPOCH` says another time.
+pub(crate) fn time() -> i64 {
+    let set = std::env::var("SOURCE_DATE_EPOCH");
+    let of_commit = || Cmd::new("time", 60, "git").args(["log", "-1", "--format=%ct"]).output();
+    set.or_else(|_| of_commit()).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

@@ -4,8 +4,10 @@
 mod apt;
 mod bench;
 mod cmd;
+mod debootstrap;
 mod demo;
 mod dist;
+mod package;
 mod paths;
 mod sandbox;
 mod stage;
@@ -26,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the release binaries into target/dist
+    /// Build the release binaries and the packages into target/dist
     Dist,
     /// Download other people's programs as Debian packages and unpack them under target/tools
     Tools {

@@ -27,6 +27,12 @@ pub(crate) fn logs() -> PathBuf {
     target().join("logs")
 }
 
+/// Where cargo keeps what it has downloaded.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"));
+    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
+}
+
 fn from_env(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| target().join(default), PathBuf::from)
 }

@@ -2,7 +2,7 @@
 
 use crate::apt::{self, Suite};
 use crate::cmd::Cmd;
-use crate::{paths, ui};
+use crate::{debootstrap, paths, ui};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -126,6 +126,13 @@ const PARTS: &[Part] = &[
         required: true,
         with: "",
     },
+    Part {
+        name: "debootstrap",
+        packages: &["debootstrap"],
+        suites: &["bookworm"],
+        required: false,
+        with: "",
+    },
     guest("guest-6.1", &["bookworm"]),
 ];
 
@@ -168,6 +175,10 @@ pub(crate) fn run(also: Also) -> Result<Vec<(&'static str, String)>> {
             ui::not_run(part.name, &format!("{error:#}"));
             missing.push((part.name, format!("{error:#}")));
         }
+    }
+    if let Err(error) = debootstrap::run(&keyring()) {
+        ui::not_run(debootstrap::ROOT, &format!("{error:#}"));
+        missing.push((debootstrap::ROOT, format!("{error:#}")));
     }
     nydusd()?;
     if also == Also::All {
@@ -233,9 +244,7 @@ fn patched_nydusd() -> Result<()> {
 
 /// Where cargo has put what [`nydusd`] was built from.
 fn source_archive() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    let registries = fs::read_dir(home.join("registry/cache")).ok()?.flatten();
+    let registries = fs::read_dir(paths::cargo_home()?.join("registry/cache")).ok()?.flatten();
     let archives = registries.map(|entry| entry.path().join("nydus-rs-2.2.0.crate"));
     { archives }.find(|archive| archive.exists())
 }

@@ -12,6 +12,55 @@ use overlay_mount::table::{DIFFERENCES, Effect, Entry, Form, TABLE};
 
 const MAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../man");
 
+/// What clap does not know of the snapshotter.
+const SERVICE: &str = r#".SH DESCRIPTION
+Answers
+.BR containerd (8)
+as a snapshotter: for a container of a Nydus image it starts
+.BR nydusd ,
+which reads the image's files from the registry when they are needed, and answers with one mount
+entry for
+.BR runc (8)
+and for Kata Containers.
+Snapshots of plain images are served too.
+.PP
+Without a command it serves until SIGTERM or SIGINT; a second signal ends it at once.
+The
+.B nydusd
+processes stay, so that containers go on; the next start takes them over.
+Flags override keys of the configuration file.
+They may begin with one dash.
+"#;
+
+/// The same, behind the options and commands.
+const SERVICE_END: &str = r#".SH EXIT STATUS
+0 after a signal or a command that was done, 1 for an error, 2 for wrong usage.
+.SH FILES
+.TP
+.I /etc/nydus/config.toml
+The usual place of the configuration; it is read only if
+.B \-\-config
+names it.
+.TP
+.I /etc/nydus/nydusd\-config.json
+Template of nydusd's configuration.
+.TP
+.I /run/containerd\-nydus/containerd\-nydus\-grpc.sock
+The socket.
+.TP
+.I /var/lib/containerd/io.containerd.snapshotter.v1.nydus
+Everything that is kept: snapshots, their records, sockets, configurations with credentials, logs,
+cache.
+.TP
+.I ~/.docker/config.json
+Credentials for registries, unless
+.B DOCKER_CONFIG
+names another directory.
+.SH SEE ALSO
+.BR nydus\-overlayfs (8),
+.BR nydus\-slice (1)
+"#;
+
 /// What clap does not know.
 const EXAMPLES: &str = r#".SH EXAMPLES
 What the mounts of a log carry, without configurations:
@@ -39,28 +88,54 @@ nydus\-slice plan \-o \- \-\-pretend no\-lowerdir\-plus /mnt <options
 
 #[test]
 fn slice_page_is_what_clap_says() {
-    assert_current("nydus-slice.1", &slice_page());
+    let cli = built(Cli::command().version(env!("CARGO_PKG_VERSION")));
+    let page = Man::new(cli.clone()).manual("User Commands");
+    let usages = cli.get_subcommands().map(usage).collect();
+    let description = part(|out| page.render_description_section(out));
+    let text = head(&page, usages) + &description + &commands(&cli) + EXAMPLES;
+    assert_current("nydus-slice.1", &text);
 }
 
-fn slice_page() -> String {
-    let mut cli = Cli::command().version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true);
+#[test]
+fn snapshotter_page_is_what_clap_says() {
+    let cli = built(nydus_snapshotter::cli::Cli::command());
+    let page = Man::new(cli.clone()).section("8").manual("System Administration");
+    let options = part(|out| page.render_options_section(out));
+    let (mut usages, text) = (vec![usage(&cli)], SERVICE.to_owned() + &options);
+    let leaves = |command: &clap::Command| match command.has_subcommands() {
+        true => command.get_subcommands().map(usage).collect(),
+        false => vec![usage(command)],
+    };
+    usages.extend(cli.get_subcommands().flat_map(leaves));
+    assert_current("containerd-nydus-grpc.8", &(head(&page, usages) + &text + SERVICE_END));
+}
+
+fn built(cli: clap::Command) -> clap::Command {
+    let mut cli = cli.disable_help_subcommand(true);
     cli.build();
-    let page = Man::new(cli.clone()).manual("User Commands");
+    cli
+}
+
+fn usage(command: &clap::Command) -> String {
+    let usage = command.clone().render_usage().to_string();
+    roff(usage.lines().next().unwrap_or_default().trim_start_matches("Usage: "))
+}
+
+fn head(page: &Man, usages: Vec<String>) -> String {
     let mut out = part(|out| page.render_title(out)) + &part(|out| page.render_name_section(out));
     out += ".SH SYNOPSIS\n";
-    for command in cli.get_subcommands() {
-        let usage = command.clone().render_usage().to_string();
-        out += &format!("{}\n.br\n", roff(usage.trim_start_matches("Usage: ")));
-    }
-    out += &part(|out| page.render_description_section(out));
-    out += ".SH COMMANDS\n";
+    out + &usages.into_iter().map(|usage| format!("{usage}\n.br\n")).collect::<String>()
+}
+
+fn commands(cli: &clap::Command) -> String {
+    let mut out = ".SH COMMANDS\n".to_owned();
     for command in cli.get_subcommands() {
         let about = command.get_about().expect("a description");
         let options = part(|out| Man::new(command.clone()).render_options_section(out));
         out += &format!(".SS {}\n{about}.\n", command.get_name());
         out += &options.replace(".SH OPTIONS\n", "");
     }
-    out + EXAMPLES
+    out
 }
 
 /// Each part comes with a preamble, as if it were a page.
@@ -170,7 +245,7 @@ fn plain(page: &str) -> String {
 
 #[test]
 fn pages_are_clean_roff() {
-    for file in ["nydus-slice.1", "nydus-overlayfs.8"] {
+    for file in ["nydus-slice.1", "nydus-overlayfs.8", "containerd-nydus-grpc.8"] {
         let path = format!("{MAN}/{file}");
         let groff = ["-man", "-ww", "-z", "-Tutf8", "-rLL=80n", &path];
         let Ok(output) = Command::new("groff").args(groff).output() else {

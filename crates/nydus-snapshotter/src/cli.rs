@@ -1,7 +1,7 @@
-//! The command line of the Go snapshotter, and two commands of our own.
+//! The command line of the Go snapshotter, and commands of our own.
 
 use crate::config::file::File;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -42,6 +42,11 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Print a completion script
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
     },
 }
 
@@ -129,6 +134,13 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Cli {
         std::process::exit(0);
     }
     cli
+}
+
+/// The completion script for `shell`.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let (mut command, mut script) = (Cli::command(), Vec::new());
+    clap_complete::generate(shell, &mut command, "containerd-nydus-grpc", &mut script);
+    script
 }
 
 /// A path that can be written to a file of TOML: UTF-8.

@@ -7,6 +7,7 @@
 pub mod bare;
 pub mod client;
 pub mod containerd;
+pub mod debian;
 pub mod fuse;
 pub mod generate;
 pub mod guest;

@@ -67,6 +67,7 @@ const TABLE: &[Row] = &[
     ("faults", "calls fail, kills, swapped targets", When::Always, How::EndToEnd, 900),
     ("failover", "a nydusd dies under a reader", When::Always, How::EndToEnd, 300),
     ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
+    ("package", "the .deb and the tarball in a clean Debian", When::Always, How::EndToEnd, 300),
     ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
     ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
 ];
