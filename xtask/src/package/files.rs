@@ -13,11 +13,13 @@ enum From {
     Program(&'static str),
     /// A path in the repository.
     File(&'static str),
+    /// The same, of a file that names our places below `/usr/local`.
+    Placed(&'static str),
     Link(&'static str),
     /// What the program prints as completions for this shell.
     Completions(&'static str, &'static str),
 }
-use From::{Completions, File, Link, Program};
+use From::{Completions, File, Link, Placed, Program};
 
 type Row = (&'static str, From);
 
@@ -29,10 +31,10 @@ const COMMON: &[Row] = &[
     // In no PATH unless somebody puts it there: these names are fuse3's.
     ("libexec/nydus-overlayfs/mount.fuse", Link("../../bin/nydus-overlayfs")),
     ("libexec/nydus-overlayfs/mount.fuse3", Link("../../bin/nydus-overlayfs")),
-    ("lib/systemd/system/nydus-snapshotter.service", File("packaging/nydus-snapshotter.service")),
-    ("share/man/man1/nydus-slice.1", File("man/nydus-slice.1")),
-    ("share/man/man8/nydus-overlayfs.8", File("man/nydus-overlayfs.8")),
-    ("share/man/man8/containerd-nydus-grpc.8", File("man/containerd-nydus-grpc.8")),
+    ("lib/systemd/system/nydus-snapshotter.service", Placed("packaging/nydus-snapshotter.service")),
+    ("share/man/man1/nydus-slice.1", Placed("man/nydus-slice.1")),
+    ("share/man/man8/nydus-overlayfs.8", Placed("man/nydus-overlayfs.8")),
+    ("share/man/man8/containerd-nydus-grpc.8", Placed("man/containerd-nydus-grpc.8")),
     ("share/bash-completion/completions/nydus-slice", Completions("nydus-slice", "bash")),
     (
         "share/bash-completion/completions/containerd-nydus-grpc",
@@ -53,7 +55,7 @@ const COMMON: &[Row] = &[
     ("share/doc/nydus-overlayfs/examples/containerd-2.toml", File("packaging/containerd-2.toml")),
     (
         "share/doc/nydus-overlayfs/examples/containerd-mount-fuse.conf",
-        File("packaging/containerd-mount-fuse.conf"),
+        Placed("packaging/containerd-mount-fuse.conf"),
     ),
     (
         "share/doc/nydus-overlayfs/examples/daemonset.yaml",
@@ -103,16 +105,16 @@ impl Packing {
                 Some(outside) => outside.to_owned(),
                 None => format!("usr/{path}"),
             };
+            let content = match from {
+                Placed(_) => for_usr(&self.content(from)?),
+                _ => self.content(from)?,
+            };
             match from {
-                Link(to) => {
-                    let gz = if to.ends_with(".gz") { ".gz" } else { "" };
-                    tree.link(&format!("{path}{gz}"), to)?;
-                }
-                from if is_compressed(path) => {
-                    tree.put_compressed(path, &for_usr(self.content(from)?))?;
-                }
-                Program(_) => tree.put(path, &self.content(from)?, 0o755)?,
-                from => tree.put(path, &for_usr(self.content(from)?), 0o644)?,
+                Link(to) if to.ends_with(".gz") => tree.link(&format!("{path}.gz"), to)?,
+                Link(to) => tree.link(path, to)?,
+                Program(_) => tree.put(path, &content, 0o755)?,
+                _ if is_compressed(path) => tree.put_compressed(path, &content)?,
+                _ => tree.put(path, &content, 0o644)?,
             }
         }
         tree.put_compressed(&format!("usr/{SBOM}"), &self.sbom)
@@ -133,7 +135,7 @@ impl Packing {
     fn content(&self, from: &From) -> Result<Vec<u8>> {
         match from {
             Program(name) => read(&self.programs.join(name)),
-            File(path) => self.source(path),
+            File(path) | Placed(path) => self.source(path),
             Link(to) => Ok(to.as_bytes().to_vec()),
             Completions(program, shell) => {
                 let mut cmd = Cmd::new("completions", 60, self.programs.join(program));
@@ -147,9 +149,9 @@ fn is_compressed(path: &str) -> bool {
     path.contains("/man/") || path.contains("/changelog")
 }
 
-/// The paths in it, which are for a place below `/usr/local`.
-fn for_usr(text: Vec<u8>) -> Vec<u8> {
-    let text = String::from_utf8_lossy(&text);
+/// The same text for a place below `/usr`.
+fn for_usr(text: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(text);
     let moved = |text: String, dir: &str| {
         text.replace(&format!("/usr/local/{dir}/"), &format!("/usr/{dir}/"))
     };

@@ -76,7 +76,8 @@ impl Package {
         component["version"] = json!(self.version);
         if let Some(license) = &self.license {
             // Cargo's old spelling of OR.
-            component["licenses"] = json!([{ "expression": license.replace('/', " OR ") }]);
+            let license = license.split('/').map(str::trim).collect::<Vec<_>>().join(" OR ");
+            component["licenses"] = json!([{ "expression": license }]);
         }
         if self.source.is_some() {
             component["purl"] = json!(format!("pkg:cargo/{}", purl(&reference)));
@@ -226,7 +227,8 @@ mod tests {
             assert!(names.iter().any(|one| one == name), "{name} is missing");
         }
         // Of tests, of the build, macros, and of other programs.
-        for name in ["tempdir", "cyclonedx-bom", "prost-build", "serde_derive", "vm-shim", "xtask"]
+        for name in
+            ["clap_mangen", "cyclonedx-bom", "prost-build", "serde_derive", "vm-shim", "xtask"]
         {
             assert!(!names.iter().any(|one| one == name), "{name} is not linked");
         }
