@@ -6,7 +6,6 @@ use super::{
 };
 use crate::config::DaemonMode;
 use crate::probe;
-use crate::store::Lookup;
 use nydus_mount_slice::Secret;
 use nydusd_client::{Binary, Daemon, Mount, Spec, bootstrap, clear_stale};
 use std::path::{Path, PathBuf};
@@ -126,18 +125,6 @@ impl Images {
                 Err(error)
             }
         }
-    }
-
-    /// The name of an image's daemon of its own: one that was taken over may have another than
-    /// ours, which its successor keeps, so that there is one record of the two.
-    fn recorded_daemon(&self, image: u64) -> Result<String, Error> {
-        let read = self.store.read()?;
-        let recorded = read.item(&INSTANCES, &image.to_string()).ok().flatten();
-        let is_own = |id: &String| {
-            read.item(&DAEMONS, id).is_ok_and(|daemon| daemon.is_some_and(|it| !it.shared))
-        };
-        let recorded = recorded.map(|instance| instance.daemon).filter(is_own);
-        Ok(recorded.unwrap_or_else(|| files::dedicated(image)))
     }
 
     /// The daemon of all images, started if there is none.

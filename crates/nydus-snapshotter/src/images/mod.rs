@@ -6,6 +6,7 @@
 mod failover;
 mod files;
 mod launch;
+mod records;
 mod recover;
 mod watch;
 

@@ -1,11 +1,8 @@
 //! After a start of ours: daemons of an earlier run are taken over where they live. What is dead
 //! is cleared, and served again when somebody asks for it.
 
-use super::{
-    DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
-    files,
-};
-use crate::store::{Lookup, Page};
+use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, files};
+use crate::store::Lookup;
 use nydus_mount_slice::Secret;
 use nydusd_client::{Daemon, Error as Failed, Mode, Spec, State, clear_stale};
 use rustix::process::{Pid, Signal, kill_process};
@@ -86,42 +83,6 @@ impl Images {
             }
         });
         Ok(async move { while tasks.join_next().await.is_some() {} })
-    }
-
-    /// All daemons; of one whose record is damaged, what its name says.
-    fn daemons_recorded(&self, page: Page<(String, DaemonRecord)>) -> Vec<(String, DaemonRecord)> {
-        let (settings, layout) = (&self.settings, &self.layout);
-        let named = page.damaged.iter().filter_map(|key| {
-            let id = key.split_once('/')?.1;
-            let spec = match files::image_of(id) {
-                Some(image) => files::dedicated_spec(settings, layout, id, image),
-                None if id == SHARED => files::shared_spec(settings, layout, id),
-                None => return None,
-            };
-            Some((id.to_owned(), DaemonRecord::of(&spec)))
-        });
-        page.found.into_iter().chain(named).collect()
-    }
-
-    /// All images that are served, likewise.
-    fn instances_recorded(
-        &self,
-        page: Page<(String, InstanceRecord)>,
-        daemons: &[(String, DaemonRecord)],
-    ) -> Vec<(String, InstanceRecord)> {
-        let named = page.damaged.iter().filter_map(|key| {
-            let number = key.split_once('/')?.1;
-            let image = number.parse().ok()?;
-            let own = files::dedicated(image);
-            let is_its = |(id, daemon): &&(String, DaemonRecord)| *id == own || daemon.shared;
-            let (id, daemon) = daemons.iter().find(is_its)?;
-            let lower = match daemon.shared {
-                true => daemon.mountpoint.join(number),
-                false => daemon.mountpoint.clone(),
-            };
-            Some((number.to_owned(), InstanceRecord { daemon: id.clone(), lower }))
-        });
-        page.found.into_iter().chain(named).collect()
     }
 
     fn pending(&self, id: &str, daemon: &DaemonRecord, instances: Vec<Held>) -> Pending {
