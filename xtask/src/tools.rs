@@ -143,6 +143,28 @@ const GUESTS: &[Part] = &[
     guest("guest-7", &["sid"]),
 ];
 
+/// A Python and a large package of it, for an image that is measured.
+const PYTHON: Part = Part {
+    name: "python",
+    packages: &[
+        "python3.11-minimal",
+        "libpython3.11-minimal",
+        "libpython3.11-stdlib",
+        "python3-sympy",
+        "python3-mpmath",
+        "libc6",
+        "zlib1g",
+        "libexpat1",
+        "libffi8",
+        "libssl3",
+        "libbz2-1.0",
+        "liblzma5",
+    ],
+    suites: &["bookworm"],
+    required: false,
+    with: "",
+};
+
 /// A guest's kernel: the package depends on the one that has it.
 const fn guest(name: &'static str, suites: &'static [&'static str]) -> Part {
     Part { name, packages: &["linux-image-cloud-amd64"], suites, required: false, with: "linux-" }
@@ -190,6 +212,15 @@ pub(crate) fn run(also: Also) -> Result<Vec<(&'static str, String)>> {
         missing.push(("QEMU", format!("{error:#}")));
     }
     Ok(missing)
+}
+
+/// Fetches what only `cargo xtask bench` needs.
+pub(crate) fn for_bench() -> Result<()> {
+    let _lock = lock()?;
+    if let Err(error) = fetch(&PYTHON) {
+        ui::not_run(PYTHON.name, &format!("{error:#}"));
+    }
+    Ok(())
 }
 
 /// Runs guests.

@@ -167,6 +167,7 @@ impl Peer {
             labels: info.labels.into_iter().collect(),
             created: time(info.created_at)?,
             updated: time(info.updated_at)?,
+            kernel: false,
             usage,
         })
     }

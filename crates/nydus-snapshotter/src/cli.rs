@@ -43,6 +43,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Complete an image's cache and let the kernel serve it to new containers; asked of the
+    /// snapshotter that serves at --address, which goes on when this command is interrupted
+    Warm {
+        /// The image's reference, or its number as `status` shows it
+        image: String,
+    },
     /// Print a completion script
     Completions {
         /// The shell that it is for
@@ -210,7 +216,9 @@ mod tests {
         let status = parsed("status --json --address /a").unwrap();
         assert_eq!(status.command, Some(Command::Status { json: true }));
         assert_eq!(status.flags.address, Some("/a".into()));
-        for line in ["--no-such-flag", "serve", "--log-to-stdout=yes", "--root"] {
+        let warm = parsed("warm reg/img:1").unwrap();
+        assert_eq!(warm.command, Some(Command::Warm { image: "reg/img:1".into() }));
+        for line in ["--no-such-flag", "warm", "serve", "--log-to-stdout=yes", "--root"] {
             assert!(parsed(line).is_err(), "{line}");
         }
         let not_utf8 = OsString::from_vec(b"--root=/\xff".to_vec());

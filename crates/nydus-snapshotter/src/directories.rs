@@ -1,6 +1,7 @@
 //! Directories of snapshots.
 
 use crate::error::{Error, Result};
+use crate::idmap::IdMap;
 use crate::labels::NYDUS_BLOB;
 use crate::layout::Layout;
 use crate::store::{Kind, Record};
@@ -23,9 +24,13 @@ pub fn make(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result
         if active {
             directory(&work, 0o711)?;
         }
-        if directory(&fs, 0o755)?
-            && let Some(parent) = parent
-        {
+        let made = directory(&fs, 0o755)?;
+        if let Ok(Some(map)) = IdMap::of(&record.labels) {
+            // A layer's owners are mapped by the mount, but what is written here is not.
+            map.own(&fs)?;
+            return if active { map.own(&work) } else { Ok(()) };
+        }
+        if let (true, Some(parent)) = (made, parent) {
             let owner = fs::metadata(layout.fs(parent.id))?;
             if (owner.uid(), owner.gid()) != (0, 0) {
                 chown(&fs, Some(owner.uid()), Some(owner.gid()))?;
@@ -134,7 +139,8 @@ mod tests {
     fn record(id: u64, kind: Kind) -> Record {
         let (created, updated) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
         let (key, parent, labels) = (id.to_string(), String::new(), Labels::new());
-        Record { key, id, kind, parent, labels, created, updated, usage: Usage::default() }
+        let (kernel, usage) = (false, Usage::default());
+        Record { key, id, kind, parent, labels, created, updated, kernel, usage }
     }
 
     #[test]

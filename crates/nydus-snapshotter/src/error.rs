@@ -1,7 +1,8 @@
 //! Why a call failed, and the class that gRPC has for it.
 
-use crate::{filter, images, resolve, store};
+use crate::{filter, idmap, images, native, resolve, store};
 use nydus_mount_slice::EncodeError;
+use std::sync::Arc;
 use tonic::{Code, Status};
 
 /// A call that failed. One line, with what was asked for and without any label's value.
@@ -16,6 +17,12 @@ pub enum Error {
     /// An image that cannot be served.
     #[error("snapshot {0:?}: {1}")]
     Image(String, #[source] images::Error),
+    /// An image that only the kernel may serve, and does not.
+    #[error("snapshot {0:?}: {1}")]
+    Native(String, #[source] Arc<native::Error>),
+    /// A user namespace's mapping.
+    #[error("snapshot {0:?}: {1}")]
+    IdMap(String, #[source] idmap::Error),
     /// A slice that no reader would accept.
     #[error("snapshot {0:?}: {1}")]
     Slice(String, #[source] EncodeError),
@@ -40,7 +47,9 @@ impl Error {
             | Self::Refused(resolve::Refused::DataLayer) => Code::FailedPrecondition,
             Self::Store(store::Error::InvalidArgument(_))
             | Self::Refused(resolve::Refused::NoLayerDigest)
-            | Self::Filter(_) => Code::InvalidArgument,
+            | Self::Filter(_)
+            | Self::IdMap(..) => Code::InvalidArgument,
+            Self::Native(_, error) if error.is_final() => Code::FailedPrecondition,
             _ => Code::Unknown,
         }
     }

@@ -304,6 +304,7 @@ mod tests {
             labels: labels.collect(),
             created: SystemTime::UNIX_EPOCH,
             updated: SystemTime::UNIX_EPOCH,
+            kernel: false,
             usage: Usage::default(),
         }
     }

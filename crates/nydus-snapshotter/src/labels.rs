@@ -21,13 +21,14 @@ pub const NYDUS_BOOTSTRAP: &str = "containerd.io/snapshot/nydus-bootstrap";
 pub const PROXY_MODE: &str = "containerd.io/snapshot/nydus-proxy-mode";
 /// Asks for a `volatile` overlay.
 pub const VOLATILE: &str = "containerd.io/snapshot/overlay.volatile";
+/// How users of a container's user namespace are mapped: `CONTAINER:HOST:LENGTH[,...]`.
+pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+/// The same for groups.
+pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
 /// Registry user, from the client.
 pub const PULL_USER: &str = "containerd.io/snapshot/pullusername";
 /// Registry password, from the client.
 pub const PULL_SECRET: &str = "containerd.io/snapshot/pullsecret";
-/// Ask for other owners of all files; only sent to a snapshotter that says it can (`remap-ids`).
-pub const MAPPINGS: [&str; 2] =
-    ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
 
 /// The image's reference, if a label tells.
 pub fn image_ref(labels: &Labels) -> Option<&str> {

@@ -50,6 +50,11 @@ impl Layout {
         self.root.join("mnt")
     }
 
+    /// Directory of images that the kernel serves, where the cache is on the root's file system.
+    pub fn native(&self) -> PathBuf {
+        self.root.join("native")
+    }
+
     /// The bootstrap in a meta layer: where builders put it today, or where they did.
     pub fn bootstrap(&self, id: u64) -> PathBuf {
         let (today, before) =

@@ -1,7 +1,7 @@
 //! `containerd-nydus-grpc`.
 
 use nydus_snapshotter::cli::{self, Command, ConfigCommand};
-use nydus_snapshotter::{config, logging, serve, status};
+use nydus_snapshotter::{config, logging, serve, status, warm};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +29,7 @@ fn run() -> anyhow::Result<()> {
             Ok(std::io::stdout().write_all(&cli::completions(shell))?)
         }
         Some(Command::Status { json }) => wait_for(status::print(&config()?.address, json)),
+        Some(Command::Warm { image }) => wait_for(warm::run(&config()?.address, &image)),
         Some(Command::Config(ConfigCommand::Check)) => {
             let config = config()?;
             config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

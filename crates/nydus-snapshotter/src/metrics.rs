@@ -2,6 +2,7 @@
 
 use crate::health::Health;
 use crate::images::Images;
+use crate::native::Natives;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;
@@ -49,6 +50,15 @@ pub struct Metrics {
     bytes_read: Family<Instance, Gauge>,
     daemons: Gauge,
     instances: Gauge,
+    promoted: Gauge,
+    complete: Family<Snapshot, Gauge>,
+    cached: Family<Snapshot, Gauge>,
+    bytes: Family<Snapshot, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Snapshot {
+    snapshot: u64,
 }
 
 impl Default for Metrics {
@@ -64,6 +74,10 @@ impl Default for Metrics {
             bytes_read: Family::default(),
             daemons: Gauge::default(),
             instances: Gauge::default(),
+            promoted: Gauge::default(),
+            complete: Family::default(),
+            cached: Family::default(),
+            bytes: Family::default(),
         };
         registry.register("calls", "Calls by method and gRPC code", new.calls.clone());
         let help = "Time of a call in seconds, the client's own not included";
@@ -75,7 +89,15 @@ impl Default for Metrics {
         let help = "Bytes read from the image, since nydusd mounted it";
         registry.register("image_read_bytes", help, new.bytes_read.clone());
         registry.register("daemons", "nydusd processes that run", new.daemons.clone());
-        registry.register("instances", "Images that are served", new.instances.clone());
+        registry.register("instances", "Images that nydusd serves", new.instances.clone());
+        let help = "Images that the kernel serves to new containers";
+        registry.register("kernel_images", help, new.promoted.clone());
+        let help = "1 if the kernel serves the image to new containers, 0 if nydusd does";
+        registry.register("image_kernel", help, new.complete.clone());
+        let help = "Bytes of the image that are cached, unpacked";
+        registry.register("image_cached_bytes", help, new.cached.clone());
+        let help = "Bytes that the image has, unpacked";
+        registry.register("image_bytes", help, new.bytes.clone());
         Self { registry: Mutex::new(registry), ..new }
     }
 }
@@ -88,7 +110,8 @@ impl Metrics {
     }
 
     /// All of it, in Prometheus' text format.
-    pub fn text(&self, images: &Images, health: &Health) -> String {
+    pub fn text(&self, images: &Images, natives: &Natives, health: &Health) -> String {
+        self.count_natives(natives);
         let served = images.served();
         let daemons = images.daemons();
         self.daemons.set(count(daemons.iter().filter(|live| !live.is_gone()).count()));
@@ -107,6 +130,22 @@ impl Metrics {
         // Writing into a string does not fail.
         let _ = encode(&mut text, &registry);
         text
+    }
+}
+
+impl Metrics {
+    fn count_natives(&self, natives: &Natives) {
+        for family in [&self.complete, &self.cached, &self.bytes] {
+            family.clear();
+        }
+        let all = natives.all();
+        self.promoted.set(count(all.values().filter(|known| known.promoted).count()));
+        for (snapshot, known) in all {
+            let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
+            self.complete.get_or_create(&of).set(known.promoted.into());
+            self.cached.get_or_create(&of).set(clamp(progress.ready_bytes));
+            self.bytes.get_or_create(&of).set(clamp(progress.bytes));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What Prepare, View and Mounts answer: pure functions from a resolved snapshot to mount
 //! entries. For plain snapshots, byte for byte those of containerd's overlayfs snapshotter.
 
+use crate::idmap::IdMap;
 use crate::labels::{LAYER_DIGEST, Labels, PROXY_MODE, image_ref};
 use crate::layout::Layout;
 use nydus_mount_slice::{
@@ -18,7 +19,7 @@ pub enum Kind {
 }
 
 /// A snapshot that can be mounted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Number of its directory.
     pub id: u64,
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub kind: Kind,
     /// Whether its overlay shall not be synced.
     pub volatile: bool,
+    /// Mapping of the user namespace that its container has.
+    pub map: Option<IdMap>,
 }
 
 /// What the host and the configuration add to overlay mounts.
@@ -58,14 +61,14 @@ pub struct Carried {
 }
 
 /// Mounts of a snapshot over plain directories, nearest parent first.
-pub fn plain(layout: &Layout, host: &Host, snapshot: Snapshot, parents: &[u64]) -> Mount {
+pub fn plain(layout: &Layout, host: &Host, snapshot: &Snapshot, parents: &[u64]) -> Mount {
     let mode = match snapshot.kind {
         Kind::Active => "rw",
         Kind::View => "ro",
     };
     match (snapshot.kind, parents) {
-        (_, []) => bind(&layout.fs(snapshot.id), mode),
-        (Kind::View, [only]) => bind(&layout.fs(*only), mode),
+        (_, []) => bind(&layout.fs(snapshot.id), snapshot, mode),
+        (Kind::View, [only]) => bind(&layout.fs(*only), snapshot, mode),
         _ => {
             let lower = parents.iter().map(|id| layout.fs(*id));
             let mut options = host.options.clone();
@@ -80,17 +83,23 @@ pub fn plain(layout: &Layout, host: &Host, snapshot: Snapshot, parents: &[u64]) 
     }
 }
 
-fn bind(source: &Path, mode: &str) -> Mount {
-    let options = vec![mode.to_owned(), "rbind".to_owned()];
+fn bind(source: &Path, snapshot: &Snapshot, mode: &str) -> Mount {
+    let mut options = map_options(snapshot);
+    options.extend([mode.to_owned(), "rbind".to_owned()]);
     Mount { fs_type: "bind".into(), source: text(source), options, ..Mount::default() }
+}
+
+/// They come first, as containerd's own snapshotter has them.
+fn map_options(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.map.iter().flat_map(IdMap::options).collect()
 }
 
 fn overlay_options(
     layout: &Layout,
-    snapshot: Snapshot,
+    snapshot: &Snapshot,
     lower: impl Iterator<Item = PathBuf>,
 ) -> Vec<String> {
-    let mut options = Vec::new();
+    let mut options = map_options(snapshot);
     if snapshot.kind == Kind::Active {
         options.push(format!("workdir={}", text(&layout.work(snapshot.id))));
         options.push(format!("upperdir={}", text(&layout.fs(snapshot.id))));
@@ -101,14 +110,16 @@ fn overlay_options(
     options
 }
 
-/// Mounts of a snapshot over a RAFS image with plain layers above it, nearest first.
+/// Mounts of a snapshot over a RAFS image with plain layers above it, nearest first. Layers with
+/// mapped owners are the helper's matter in any case: containerd would map the directory that they
+/// have in common, with every other image's mount below it.
 ///
 /// # Errors
 /// A part of what is carried that no reader would accept.
 pub fn nydus(
     layout: &Layout,
     host: &Host,
-    snapshot: Snapshot,
+    snapshot: &Snapshot,
     above: &[u64],
     image: &Image,
 ) -> Result<Mount, EncodeError> {
@@ -120,7 +131,9 @@ pub fn nydus(
     }
     let options = overlay_options(layout, snapshot, lower.into_iter());
     let Some(carried) = &image.carried else {
-        let (fs_type, source) = ("overlay".into(), "overlay".into());
+        let mapped = snapshot.map.is_some();
+        let fs_type = if mapped { host.slice_type.clone() } else { "overlay".into() };
+        let source = "overlay".into();
         return Ok(Mount { fs_type, source, options, ..Mount::default() });
     };
     let extra = ExtraOption {
@@ -139,7 +152,7 @@ pub fn nydus(
 pub fn guest(
     layout: &Layout,
     host: &Host,
-    snapshot: Snapshot,
+    snapshot: &Snapshot,
     parents: &[u64],
     marked: Option<&Labels>,
 ) -> Result<Mount, EncodeError> {
@@ -182,7 +195,7 @@ mod tests {
     use crate::labels::{IMAGE_REF, Labels};
 
     fn snapshot(kind: Kind) -> Snapshot {
-        Snapshot { id: 9, kind, volatile: false }
+        Snapshot { id: 9, kind, volatile: false, map: None }
     }
 
     fn host() -> Host {
@@ -212,7 +225,7 @@ mod tests {
             ),
         ];
         for (kind, parents, expected) in table {
-            let mount = plain(&Layout::new("/r"), &host(), snapshot(*kind), parents);
+            let mount = plain(&Layout::new("/r"), &host(), &snapshot(*kind), parents);
             assert_eq!(show(&mount), *expected);
         }
     }
@@ -247,7 +260,7 @@ mod tests {
         for (kind, above, carried, expected) in table {
             let image = Image { lower: "/m".into(), carried: carried.clone() };
             let layout = Layout::new("/r");
-            let mut mount = nydus(&layout, &host(), snapshot(*kind), above, &image).unwrap();
+            let mut mount = nydus(&layout, &host(), &snapshot(*kind), above, &image).unwrap();
             if carried.is_some() {
                 let extra = ExtraOption::from_options(&mount.options).unwrap();
                 assert!(extra.findings.is_empty());
@@ -256,6 +269,34 @@ mod tests {
             }
             assert_eq!(show(&mount), *expected);
         }
+    }
+
+    #[test]
+    fn mapped_owners() {
+        let labels = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
+        let labels = labels.map(|name| (name.to_owned(), "0:9:1".to_owned()));
+        let map = IdMap::of(&labels.into()).unwrap();
+        let (layout, host) = (Layout::new("/r"), host());
+        let image = Image { lower: "/m".into(), carried: None };
+        let maps = "uidmap=0:9:1 gidmap=0:9:1";
+        let upper = "workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs";
+        for (kind, above, expected) in [
+            (Kind::Active, None, format!("bind /r/snapshots/9/fs [{maps} rw rbind]")),
+            (Kind::View, Some(4), format!("bind /r/snapshots/4/fs [{maps} ro rbind]")),
+            (
+                Kind::Active,
+                Some(4),
+                format!("overlay overlay [index=off {maps} {upper} lowerdir=/r/snapshots/4/fs]"),
+            ),
+        ] {
+            let snapshot = Snapshot { map: map.clone(), ..snapshot(kind) };
+            let mount = plain(&layout, &host, &snapshot, above.as_slice());
+            assert_eq!(show(&mount), expected);
+        }
+        let snapshot = Snapshot { map, ..snapshot(Kind::Active) };
+        let mount = nydus(&layout, &host, &snapshot, &[], &image).unwrap();
+        let expected = format!("fuse.nydus-overlayfs overlay [{maps} {upper} lowerdir=/m]");
+        assert_eq!(show(&mount), expected);
     }
 
     #[test]
@@ -280,7 +321,7 @@ mod tests {
         for (marked, source, told) in table {
             let active = snapshot(Kind::Active);
             let layout = Layout::new("/r");
-            let mount = guest(&layout, &host(), active, &[4], marked.as_ref()).unwrap();
+            let mount = guest(&layout, &host(), &active, &[4], marked.as_ref()).unwrap();
             let volumes = KataVirtualVolume::from_options(&mount.options);
             let volume = &volumes[0].as_ref().unwrap().value;
             assert_eq!(volume.source, *source);

@@ -1,12 +1,13 @@
 //! From the configuration to a server, and its end.
 
 use crate::config::file::File;
-use crate::config::{Config, DaemonMode, MAX_ROOT};
+use crate::config::{Config, DaemonMode, KernelNative, MAX_ROOT};
 use crate::health::Health;
 use crate::images::{Images, Settings};
 use crate::layout::Layout;
 use crate::metrics::{self, Metrics};
 use crate::mounts::Host;
+use crate::native::{self, Natives};
 use crate::service::Service;
 use crate::snapshots::{Options, Snapshots};
 use crate::status::Status;
@@ -46,11 +47,17 @@ pub async fn run(mut config: Config) -> Result<()> {
     // Clients that have connected already wait for this.
     let recovered = snapshots.images.recover(snapshots.images_of_numbers()?)?;
     let recovering = tokio::spawn(recovered);
+    if config.kernel_native == KernelNative::Required {
+        snapshots.natives.way().await.context("kernel_native = \"required\"")?;
+    }
+    let watching = native::watch(Arc::clone(&snapshots), config.warm, config.collect_interval);
+    let watching = tokio::spawn(watching);
     let images = Arc::clone(&snapshots.images);
     tokio::spawn(Arc::clone(&health).watch(Arc::clone(&images), config.collect_interval));
     if let Some(address) = &config.metrics {
-        let (metrics, health, images) = (Arc::clone(&metrics), Arc::clone(&health), images);
-        let text = move || metrics.text(&images, &health);
+        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
+        let natives = Arc::clone(&snapshots.natives);
+        let text = move || metrics.text(&images, &natives, &health);
         metrics::serve(address, text)
             .await
             .with_context(|| format!("metrics address {address}"))?;
@@ -73,6 +80,8 @@ pub async fn run(mut config: Config) -> Result<()> {
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
     recovering.abort();
+    watching.abort();
+    snapshots.natives.stop();
     close(&snapshots, config.file.cleanup_on_close).await;
     let _ = fs::remove_file(&config.address);
     Ok(())
@@ -90,6 +99,12 @@ fn open(config: &Config) -> Result<Snapshots> {
     let usual = config.root == File::default().root;
     let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
     let images = Images::new(settings(config)?, layout.clone(), store.clone());
+    let native = native::Settings {
+        policy: config.kernel_native,
+        cache: config.cache.clone(),
+        rate: config.warm_rate,
+    };
+    let natives = Natives::open(native, layout.clone())?;
     let options = Options {
         driver: config.driver,
         nydus_overlayfs: config.file.snapshot.enable_nydus_overlayfs,
@@ -100,7 +115,7 @@ fn open(config: &Config) -> Result<Snapshots> {
     };
     let host = Host { options: overlay_options(), slice_type: config.slice_type.clone() };
     let cleaning = tokio::sync::Mutex::new(());
-    Ok(Snapshots { store, layout, host, options, images, cleaning })
+    Ok(Snapshots { store, layout, host, options, images, natives, cleaning })
 }
 
 fn settings(config: &Config) -> Result<Settings> {
@@ -186,6 +201,11 @@ async fn close(snapshots: &Snapshots, all: bool) {
     for id in images.known().into_iter().filter(|_| all) {
         if let Err(error) = images.release(id, |_| true).await {
             tracing::error!(id, %error, "the image's daemon cannot be stopped");
+        }
+    }
+    for id in snapshots.natives.mounted().into_iter().filter(|_| all) {
+        if let Err(error) = snapshots.natives.release(id, || true).await {
+            tracing::error!(id, %error, "the image cannot be unmounted");
         }
     }
     if let Err(error) = images.release_shared().await {

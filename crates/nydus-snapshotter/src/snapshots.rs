@@ -6,18 +6,19 @@ use crate::config::DaemonMode;
 use crate::directories as dirs;
 use crate::error::{Error, Result};
 use crate::filter::Filters;
+use crate::idmap::IdMap;
 use crate::images::{Image, Images};
 use crate::labels::{
-    LAYER_DIGEST, Labels, MAPPINGS, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
+    self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
 };
 use crate::layout::Layout;
-use crate::mounts::{self, Carried, Host, Image as Lower};
+use crate::mounts::{self, Host};
+use crate::native::Natives;
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
 use nydus_mount_slice::Mount;
-use nydusd_client::bootstrap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,8 +65,10 @@ pub struct Snapshots {
     pub host: Host,
     /// What the configuration says.
     pub options: Options,
-    /// Images that are served.
+    /// Images that `nydusd` serves.
     pub images: Arc<Images>,
+    /// Images that the kernel serves.
+    pub natives: Arc<Natives>,
     /// One Cleanup at a time.
     pub cleaning: tokio::sync::Mutex<()>,
 }
@@ -85,16 +88,21 @@ impl Snapshots {
             return Err(self.skip(new, mark).await?);
         }
         let New { kind, key, parent, labels } = new;
+        IdMap::of(&labels).map_err(|error| Error::IdMap(key.clone(), error))?;
+        let (natives, driver) = (Arc::clone(&self.natives), self.options.driver);
         let create = move |draft: &mut Draft<'_>| {
-            let record = draft.create(kind, &key, &parent, labels)?;
+            let mut record = draft.create(kind, &key, &parent, labels)?;
             let parents = draft.parents(&record)?;
+            // Before anybody knows it: from here on it needs no daemon.
+            record.kernel =
+                meta_of(&record, &parents, driver).is_some_and(|meta| natives.is_promoted(meta));
+            if record.kernel {
+                draft.set_kernel(&record.key, record.id, true)?;
+            }
             Ok((record, parents))
         };
         let (record, parents) = self.store.write(create).await?;
         note(&record);
-        if let Some(label) = MAPPINGS.into_iter().find(|label| record.labels.contains_key(*label)) {
-            tracing::warn!(label, "owners are not mapped by this snapshotter");
-        }
         match self.finish(&record, &parents).await {
             Ok(mount) => Ok((record, mount)),
             Err(error) => {
@@ -165,42 +173,26 @@ impl Snapshots {
     async fn mount(&self, record: &Record, parents: &[Record]) -> Result<Mount> {
         let slice = |error| Error::Slice(record.key.clone(), error);
         let chain: Vec<_> = parents.iter().map(parent).collect();
+        let map =
+            IdMap::of(&record.labels).map_err(|error| Error::IdMap(record.key.clone(), error))?;
         let snapshot = mounts::Snapshot {
             id: record.id,
+            map,
             kind: if record.kind == Kind::View { mounts::Kind::View } else { mounts::Kind::Active },
             volatile: self.options.volatile || record.labels.contains_key(VOLATILE),
         };
         let (layout, host) = (&self.layout, &self.host);
         match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
-            Rootfs::Plain(ids) => Ok(mounts::plain(layout, host, snapshot, &ids)),
+            Rootfs::Plain(ids) => Ok(mounts::plain(layout, host, &snapshot, &ids)),
             Rootfs::Guest { marked, parents } => {
-                mounts::guest(layout, host, snapshot, &parents, marked.as_ref()).map_err(slice)
+                mounts::guest(layout, host, &snapshot, &parents, marked.as_ref()).map_err(slice)
             }
             Rootfs::Nydus { meta, above } => {
                 let image = image(&meta, &chain);
-                let failed = |error| Error::Image(record.key.clone(), error);
-                let lower = self.lower(image).await.map_err(failed)?;
-                mounts::nydus(layout, host, snapshot, &above, &lower).map_err(slice)
+                let lower = self.lower(record, image).await?;
+                mounts::nydus(layout, host, &snapshot, &above, &lower).map_err(slice)
             }
         }
-    }
-
-    /// The image on this host, served if that is how it is, and what the slice carries of it.
-    async fn lower(&self, image: Image) -> Result<Lower, crate::images::Error> {
-        let bootstrap = self.layout.bootstrap(image.id);
-        let version = bootstrap::version(&bootstrap)?;
-        let none = self.images.mode() == DaemonMode::None;
-        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
-        let (lower, config) = if none {
-            (self.layout.fs(image.id), self.images.config(&image).await?)
-        } else {
-            let served = self.images.serve(image.clone()).await?;
-            // Credentials may be newer than the daemon.
-            let now = if carries { self.images.config(&image).await.ok() } else { None };
-            (served.lower.clone(), now.unwrap_or_else(|| served.config.clone()))
-        };
-        let carried = carries.then_some(Carried { bootstrap, config, version });
-        Ok(Lower { lower, carried })
     }
 
     /// Makes an active snapshot a committed one. What it holds is on disk first.
@@ -264,7 +256,15 @@ impl Snapshots {
     /// Removes the directory of a removed snapshot, and what served it.
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
+        let job = self.natives.cancel(id);
         self.images.release(id, |_| true).await.map_err(failed)?;
+        if let Some(job) = job {
+            // It may just have started a daemon.
+            let _ = job.ended().await;
+            self.images.release(id, |_| true).await.map_err(failed)?;
+        }
+        let failed = |error| Error::Native(id.to_string(), Arc::new(error));
+        self.natives.remove(id).await.map_err(failed)?;
         let (directory, images) = (self.layout.snapshot(id), Arc::clone(&self.images));
         let shown = directory.display().to_string();
         let remove = move || dirs::remove(&directory).and_then(|()| images.discard_logs(id));
@@ -324,7 +324,10 @@ impl Snapshots {
                 let blob = record.labels.get(LAYER_DIGEST);
                 let blob = blob.filter(|_| record.labels.contains_key(NYDUS_BLOB));
                 let cached = blob.map(|blob| cache::usage(&self.options.cache, blob));
-                Ok(cached.map_or(record.usage, |cached| record.usage + cached))
+                let native = record.labels.contains_key(NYDUS_BOOTSTRAP);
+                let native = native.then(|| self.natives.usage(record.id));
+                let more = [cached, native].into_iter().flatten();
+                Ok(more.fold(record.usage, |sum, more| sum + more))
             }
         }
     }
@@ -346,9 +349,13 @@ impl Snapshots {
         self.collect_cache().await
     }
 
-    async fn release_unused(&self) -> Result<()> {
+    /// Ends daemons, and unmounts what the kernel serves, of images that no snapshot needs.
+    ///
+    /// # Errors
+    /// The store failed. What cannot be ended is logged.
+    pub async fn release_unused(&self) -> Result<()> {
         // Where it cannot be told, it is needed.
-        let unused = |image: &Image| matches!(self.is_needed(image), Ok(false));
+        let unused = |image: &Image| matches!(self.needs_daemon(image), Ok(false));
         for served in self.images.served() {
             let id = served.image.id;
             if unused(&served.image)
@@ -360,13 +367,40 @@ impl Snapshots {
         if let Err(error) = self.images.release_shared().await {
             tracing::error!(%error, "the shared daemon cannot be stopped");
         }
+        self.unmount_unused().await
+    }
+
+    /// Unmounts what the kernel serves and nobody uses.
+    async fn unmount_unused(&self) -> Result<()> {
+        let mounted = self.natives.mounted();
+        if mounted.is_empty() {
+            return Ok(());
+        }
+        let images = self.images_of_numbers()?;
+        for image in mounted.into_iter().map(images) {
+            let unused = || matches!(self.is_used(&image, false, |_| true), Ok(false));
+            if unused()
+                && let Err(error) = self.natives.release(image.id, unused).await
+            {
+                tracing::error!(id = image.id, %error, "the image cannot be unmounted");
+            }
+        }
         Ok(())
     }
 
-    /// Whether an image is needed. One with a daemon of its own is while a container or view is on
-    /// it; one of the shared daemon while its layers are there, because releases of `nydusd` crash
-    /// when they lose an image early.
-    fn is_needed(&self, image: &Image) -> Result<bool> {
+    /// Whether an image's daemon is needed. One of its own is while a container or view is on its
+    /// mount, or a job is at it; the one of all while an image's layers are there, because releases
+    /// of `nydusd` crash when they lose an image early, or until the kernel serves that.
+    fn needs_daemon(&self, image: &Image) -> Result<bool> {
+        let (natives, shared) = (&self.natives, self.images.mode() == DaemonMode::Shared);
+        let kept = shared && !natives.is_promoted(image.id);
+        let on_daemon = |record: &Record| !record.kernel && !self.must_be_native(record);
+        let working = natives.is_working(image.id);
+        Ok(working || self.is_used(image, kept, on_daemon)?)
+    }
+
+    /// Whether an image is there, and is to be `kept` or has a container or view on it that `counts`.
+    fn is_used(&self, image: &Image, kept: bool, counts: impl Fn(&Record) -> bool) -> Result<bool> {
         let read = self.store.read()?;
         if image.key.is_empty() {
             // Its record is gone, or damaged.
@@ -374,8 +408,7 @@ impl Snapshots {
         }
         match read.find(&image.key)? {
             Some(meta) if meta.id == image.id => {
-                Ok(self.images.mode() == DaemonMode::Shared
-                    || read.is_mountable_above(&meta.key)?)
+                Ok(kept || read.is_mountable_above(&meta.key, counts)?)
             }
             _ => Ok(false),
         }
@@ -407,10 +440,16 @@ impl Snapshots {
         if unused.is_empty() {
             return Ok(());
         }
+        // Of images that have copies no daemon needs these, and none starts meanwhile.
+        let held = |id| Some((id, (self.natives.copied(id), self.images.hold(id)?)));
+        let copies: BTreeMap<_, _> = self.natives.mounted().into_iter().filter_map(held).collect();
+        let copied = |blob: &String| copies.values().any(|(blobs, _)| blobs.contains(blob));
         let mut bootstraps = Vec::new();
         let whole = self.each(|_, record| {
             let (own, names_others) = cache::of(&record);
-            own.map(|own| unused.remove(&own));
+            if let Some(own) = own.filter(|own| !copied(own)) {
+                unused.remove(&own);
+            }
             bootstraps.extend(names_others.then_some(record.id));
         })?;
         // Mostly the labels tell of all.
@@ -424,15 +463,51 @@ impl Snapshots {
         let layout = self.layout.clone();
         let free = move || {
             let mut used = cache::Blobs::new();
-            let mut paths = bootstraps.into_iter().map(|id| layout.bootstrap(id));
-            paths.try_for_each(|path| cache::add(&mut used, &unused, &path))?;
-            cache::remove(&cache, &(&unused - &used))
+            for id in bootstraps {
+                let mut named = cache::Blobs::new();
+                cache::add(&mut named, &unused, &layout.bootstrap(id))?;
+                used.extend(match copies.get(&id) {
+                    Some((copies, _)) => &named - copies,
+                    None => named,
+                });
+            }
+            cache::remove(&cache, &(&unused - &used))?;
+            drop(copies);
+            Ok(())
         };
         let shown = self.options.cache.display().to_string();
         if let Err(error) = blocking(shown, free).await {
             tracing::warn!(%error, "not all that is unused is freed from the cache");
         }
         Ok(())
+    }
+
+    /// All Nydus images: the number of the snapshot with the bootstrap, and the reference.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn nydus_images(&self) -> Result<Vec<(u64, String)>> {
+        let mut images = Vec::new();
+        self.each(|_, record| {
+            if record.kind == Kind::Committed && record.labels.contains_key(NYDUS_BOOTSTRAP) {
+                let reference = labels::image_ref(&record.labels).unwrap_or_default();
+                images.push((record.id, reference.to_owned()));
+            }
+        })?;
+        images.sort();
+        Ok(images)
+    }
+
+    /// The newest image with this reference or number.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn find_image(&self, wanted: &str) -> Result<Option<Image>> {
+        let images = self.nydus_images()?;
+        let is_it =
+            |(id, reference): &&(u64, String)| reference == wanted || id.to_string() == wanted;
+        let found = images.iter().rev().find(is_it).map(|(id, _)| *id);
+        Ok(found.map(self.images_of_numbers()?))
     }
 
     /// The images whose bootstraps are in these snapshots: after a restart, when only their
@@ -452,6 +527,15 @@ impl Snapshots {
         let unknown =
             |id| Image { id, key: String::new(), labels: Labels::new(), blobs: Vec::new() };
         Ok(move |id| images.get(&id).cloned().unwrap_or_else(|| unknown(id)))
+    }
+}
+
+/// The snapshot with the bootstrap, if it is a container of a Nydus image.
+fn meta_of(record: &Record, parents: &[Record], driver: Driver) -> Option<u64> {
+    let chain: Vec<_> = parents.iter().map(parent).collect();
+    match resolve::rootfs(&record.labels, &chain, driver) {
+        Ok(Rootfs::Nydus { meta, .. }) => Some(meta.id),
+        _ => None,
     }
 }
 

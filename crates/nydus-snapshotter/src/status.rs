@@ -1,24 +1,32 @@
-//! `containerd-nydus-grpc status`: what runs, asked of the running snapshotter.
+//! `containerd-nydus-grpc status`: what runs, asked of the running snapshotter; the service that
+//! answers it and `warm`.
+
+mod images;
 
 use crate::config::Config;
 use crate::health::Health;
 use crate::images::Images;
 use crate::snapshots::Snapshots;
-use crate::store;
+use crate::{store, warm};
 use anyhow::{Context, Result};
 use containerd_proto::nydus::status_client::StatusClient;
 use containerd_proto::nydus::status_server::Status as Calls;
-use containerd_proto::nydus::{GetRequest, GetResponse};
+use containerd_proto::nydus::{GetRequest, GetResponse, WarmProgress, WarmRequest};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use tabwriter::TabWriter;
+use tokio_stream::Stream;
+use tonic::transport::Channel;
 use tonic::{Request, Response};
 
 /// Bytes of an answer, at most: some 200,000 snapshots.
 const LARGEST: usize = 64 << 20;
+
+pub use images::Image;
 
 /// All that `status` shows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,8 +39,11 @@ pub struct Report {
     pub daemon_mode: String,
     /// `nydusd` processes.
     pub daemons: Vec<Daemon>,
-    /// Images that are served.
+    /// Images that `nydusd` serves.
     pub instances: Vec<Instance>,
+    /// All Nydus images.
+    #[serde(default)]
+    pub images: Vec<Image>,
     /// Snapshots.
     pub snapshots: Vec<Snapshot>,
 }
@@ -133,6 +144,7 @@ impl Status {
             root: self.root.clone(),
             daemon_mode: self.mode.clone(),
             daemons: daemons(images),
+            images: Image::all(&self.snapshots, &instances)?,
             instances,
             snapshots: self.list()?,
         })
@@ -184,6 +196,29 @@ impl Calls for Status {
         let json = json.map_err(|error| tonic::Status::internal(error.to_string()))?;
         Ok(Response::new(GetResponse { json }))
     }
+
+    type WarmStream = Pin<Box<dyn Stream<Item = Result<WarmProgress, tonic::Status>> + Send>>;
+
+    async fn warm(
+        &self,
+        request: Request<WarmRequest>,
+    ) -> Result<Response<Self::WarmStream>, tonic::Status> {
+        let wanted = request.into_inner().image;
+        let found = self.snapshots.find_image(&wanted)?;
+        let image = found.ok_or_else(|| {
+            tonic::Status::not_found(
+                "no Nydus image of that reference or number is here: see status",
+            )
+        })?;
+        let natives = &self.snapshots.natives;
+        if natives.is_promoted(image.id) {
+            return Ok(Response::new(Box::pin(tokio_stream::empty())));
+        }
+        let job = natives.promote(&self.snapshots.images, &image, true);
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(warm::tell(job, sender));
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    }
 }
 
 /// Asks the snapshotter at `address` and prints what it says.
@@ -191,16 +226,25 @@ impl Calls for Status {
 /// # Errors
 /// Nobody answers there.
 pub async fn print(address: &Path, json: bool) -> Result<()> {
-    let context = || format!("no snapshotter answers on {}", address.display());
-    let client = StatusClient::connect(format!("unix://{}", address.display()));
-    let mut client = client.await.with_context(context)?.max_decoding_message_size(LARGEST);
-    let answer = client.get(GetRequest {}).await.with_context(context)?.into_inner();
+    let mut client = connect(address).await?;
+    let answer = client.get(GetRequest {}).await.with_context(|| nobody(address))?.into_inner();
     let text = match json {
         true => answer.json + "\n",
         false => table(&serde_json::from_str(&answer.json)?)?,
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// A client of the snapshotter at `address`.
+pub(crate) async fn connect(address: &Path) -> Result<StatusClient<Channel>> {
+    let client = StatusClient::connect(format!("unix://{}", address.display()));
+    let client = client.await.with_context(|| nobody(address))?;
+    Ok(client.max_decoding_message_size(LARGEST))
+}
+
+fn nobody(address: &Path) -> String {
+    format!("no snapshotter answers on {}", address.display())
 }
 
 /// The report for people.
@@ -222,6 +266,7 @@ fn table(report: &Report) -> Result<String> {
             "{snapshot}\t{image}\t{daemon}\t{bytes_read}\t{failed_operations}\t{trouble}"
         )?;
     }
+    Image::rows(&report.images, &mut rows)?;
     writeln!(rows, "\nID\tKIND\tKEY\tPARENT")?;
     for Snapshot { id, kind, key, parent } in &report.snapshots {
         let parent = if parent.is_empty() { "-" } else { parent };
@@ -259,6 +304,26 @@ mod tests {
                 failed_operations: 1,
                 bytes_read: 4096,
             }],
+            images: vec![
+                Image {
+                    snapshot: 3,
+                    image: "reg/img:1".into(),
+                    served: "fuse".into(),
+                    ready_bytes: 1 << 29,
+                    bytes: 1 << 30,
+                    doing: Some("caching".into()),
+                    why: None,
+                },
+                Image {
+                    snapshot: 5,
+                    image: "reg/img:2".into(),
+                    served: "-".into(),
+                    ready_bytes: 0,
+                    bytes: 0,
+                    doing: None,
+                    why: Some("image is encrypted".into()),
+                },
+            ],
             snapshots: vec![Snapshot {
                 id: 3,
                 kind: "committed".into(),
@@ -272,6 +337,10 @@ d3      42   dedicated  running  /r/socket/d3/api.sock
 
 SNAPSHOT  IMAGE      DAEMON  READ  FAILED  TROUBLE
 3         reg/img:1  d3      4096  1       registry reg refuses the credentials
+
+IMAGE  REFERENCE  SERVED  CACHED                    WHY
+3      reg/img:1  fuse    50% of 1.00 GiB, caching  -
+5      reg/img:2  -       -                         image is encrypted
 
 ID  KIND       KEY                 PARENT
 3   committed  k8s.io/1/sha256:aa  -

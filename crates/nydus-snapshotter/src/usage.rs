@@ -17,6 +17,13 @@ pub struct Usage {
     pub size: u64,
 }
 
+impl Usage {
+    /// What one file takes.
+    pub fn of(file: &std::fs::Metadata) -> Self {
+        Self { inodes: 1, size: file.blocks() * BLOCK }
+    }
+}
+
 impl std::ops::Add for Usage {
     type Output = Self;
 
@@ -53,8 +60,7 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
 /// # Errors
 /// It cannot be read.
 pub fn of_one(path: &Path) -> io::Result<Usage> {
-    let meta = path.symlink_metadata()?;
-    Ok(Usage { inodes: 1, size: meta.blocks() * BLOCK })
+    Ok(Usage::of(&path.symlink_metadata()?))
 }
 
 fn is_gone(error: &walkdir::Error) -> bool {

@@ -81,7 +81,21 @@ impl Node {
 
     /// The same, of which `prepare` makes the stage.
     pub fn start_on(mode: &'static str, version: Rafs, prepare: fn(&Stage)) -> Option<Self> {
-        let node = Self::try_start(mode, version, prepare);
+        Self::start_all(mode, version, "", prepare)
+    }
+
+    /// The same with more lines in config.toml.
+    pub fn start_with(mode: &'static str, version: Rafs, more: &str) -> Option<Self> {
+        Self::start_all(mode, version, more, |_| {})
+    }
+
+    fn start_all(
+        mode: &'static str,
+        version: Rafs,
+        more: &str,
+        prepare: fn(&Stage),
+    ) -> Option<Self> {
+        let node = Self::try_start(mode, version, more, prepare);
         if node.is_none() {
             not_run!(
                 "{mode} {version:?}: busybox, nydus-image, nydusd or docker-registry is missing"
@@ -90,7 +104,12 @@ impl Node {
         node
     }
 
-    fn try_start(mode: &'static str, version: Rafs, prepare: fn(&Stage)) -> Option<Self> {
+    fn try_start(
+        mode: &'static str,
+        version: Rafs,
+        more: &str,
+        prepare: fn(&Stage),
+    ) -> Option<Self> {
         let stage = Stage::of_a_node()?;
         prepare(&stage);
         let layers = rootfs::layers(stage.path(), BIG)?;
@@ -104,6 +123,7 @@ impl Node {
         let config = CONFIG.replace("MODE", daemons).replace("DAEMON", &daemon.to_string_lossy());
         // A mode may say what happens when a daemon dies: `shared failover`.
         let config = config.replace("METRICS", &metrics.to_string()).replace("POLICY", policy);
+        let config = config + more;
         symlink(fs::canonicalize(programs::tool("nydusd/bin/nydusd")?).ok()?, daemon)
             .expect("a link");
         let snapshotter = Snapshotter::start(&stage, Which::Ours, &config, TEMPLATE)?;

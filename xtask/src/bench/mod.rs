@@ -2,6 +2,7 @@
 //! run, in turn.
 
 mod measure;
+mod native;
 mod peers;
 mod plot;
 mod report;
@@ -55,6 +56,7 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 pub(crate) fn run(options: &Options) -> Result<bool> {
     dist::run()?;
     tools::run(tools::Also::Nothing)?;
+    tools::for_bench()?;
     apt::need("gcc", "gcc")?;
     let _ = fs::remove_dir_all(disk());
     fs::create_dir_all(disk())?;
@@ -90,7 +92,8 @@ fn snapshotter(helper: &Path, options: &Options) -> Result<()> {
     bench.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
     let measured = bench.env("TMPDIR", &scratch).shown().run();
     fs::remove_dir_all(&scratch).context("cannot clean up")?;
-    measured
+    measured?;
+    native::plot(&helper.with_file_name("snapshotter.json"), &helper.with_file_name("native.svg"))
 }
 
 /// The part that mounts; true unless a requirement is not met that should be.

@@ -6,11 +6,11 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use std::path::Path;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(0x33, 0x38, 0x40);
-const PALE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
+pub(super) const FONT: &str = "sans-serif";
+pub(super) const INK: RGBColor = RGBColor(0x33, 0x38, 0x40);
+pub(super) const PALE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
 
 fn color(key: &str) -> RGBColor {
     match key {
@@ -137,7 +137,7 @@ fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::er
 }
 
 /// A white page with a title.
-fn canvas<'a>(file: &'a Path, title: &str, height: u32) -> Result<Area<'a>> {
+pub(super) fn canvas<'a>(file: &'a Path, title: &str, height: u32) -> Result<Area<'a>> {
     let area = SVGBackend::new(file, (860, height)).into_drawing_area();
     area.fill(&WHITE)?;
     Ok(area.titled(title, text(18))?)

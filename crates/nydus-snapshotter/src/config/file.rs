@@ -37,6 +37,7 @@ sections! {
         remote: Remote = Remote::default(),
         snapshot: Snapshot = Snapshot::default(),
         cache_manager: CacheManager = CacheManager::default(),
+        native: Native = Native::default(),
         image: Image = Image::default(),
         experimental: toml::Table = toml::Table::new(),
     }
@@ -126,6 +127,13 @@ sections! {
         disable: bool = false,
         gc_period: String = "24h".into(),
         cache_dir: PathBuf = PathBuf::new(),
+    }
+
+    /// `[native]`, which the Go snapshotter does not know.
+    Native {
+        kernel_native: String = "auto".into(),
+        warm: String = "never".into(),
+        warm_rate: String = "50MiB".into(),
     }
 
     /// `[image]`.

@@ -41,6 +41,28 @@ pub enum Recover {
     Failover,
 }
 
+/// Whether the kernel serves images that are completely cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelNative {
+    /// Never.
+    Off,
+    /// Where it can.
+    Auto,
+    /// Nobody else does: a container starts when its image is complete.
+    Required,
+}
+
+/// When caches are completed in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warm {
+    /// Never.
+    Never,
+    /// Once the containers' own reading pauses.
+    Idle,
+    /// As soon as a container uses the image.
+    Now,
+}
+
 /// The configuration that runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -64,6 +86,12 @@ pub struct Config {
     pub metrics: Option<String>,
     /// How often images are looked at.
     pub collect_interval: Duration,
+    /// Whether the kernel serves images.
+    pub kernel_native: KernelNative,
+    /// When caches are completed in the background.
+    pub warm: Warm,
+    /// Bytes a second that this may read; `None` for no limit.
+    pub warm_rate: Option<u64>,
     /// Type of the mounts that carry an image.
     pub slice_type: String,
     /// All of it, as a file with these contents would say it.
@@ -174,6 +202,9 @@ fn check(mut file: File, warnings: Vec<String>) -> Result<Config, Error> {
         cache: file.cache_manager.cache_dir.clone(),
         metrics: Some(listening(&file.metrics.address)).filter(|address| !address.is_empty()),
         collect_interval: interval(&file.metrics.collect_interval)?,
+        kernel_native: kernel_native(&file.native.kernel_native, mode)?,
+        warm: warm(&file.native.warm)?,
+        warm_rate: warm_rate(&file.native.warm_rate)?,
         slice_type: slice_type(&file.snapshot.nydus_overlayfs_path)?,
         file,
         warnings,
@@ -235,6 +266,40 @@ fn recover(policy: &str) -> Result<Recover, Error> {
         "restart" => Ok(Recover::Restart),
         "failover" => Ok(Recover::Failover),
         other => Err(value("daemon.recover_policy", other, "none, restart or failover")),
+    }
+}
+
+fn kernel_native(name: &str, mode: DaemonMode) -> Result<KernelNative, Error> {
+    let key = "native.kernel_native";
+    match name {
+        "off" => Ok(KernelNative::Off),
+        // Nothing is ever cached here.
+        "auto" if mode == DaemonMode::None => Ok(KernelNative::Off),
+        "auto" => Ok(KernelNative::Auto),
+        "required" if mode == DaemonMode::None => {
+            Err(value(key, name, "auto or off, because daemon_mode is none"))
+        }
+        "required" => Ok(KernelNative::Required),
+        other => Err(value(key, other, "auto, off or required")),
+    }
+}
+
+fn warm(name: &str) -> Result<Warm, Error> {
+    match name {
+        "never" => Ok(Warm::Never),
+        "idle" => Ok(Warm::Idle),
+        "now" => Ok(Warm::Now),
+        other => Err(value("native.warm", other, "never, idle or now")),
+    }
+}
+
+fn warm_rate(text: &str) -> Result<Option<u64>, Error> {
+    match Memory::parse(text) {
+        _ if text == "0" => Ok(None),
+        Some(Memory::Bytes(bytes)) => Ok(Some(bytes)),
+        _ => {
+            Err(value("native.warm_rate", text, "bytes a second, such as 50MiB, or 0 for no limit"))
+        }
     }
 }
 
@@ -336,6 +401,17 @@ mod tests {
             ("[daemon]\nlog_rotation_size = 0\n[log]\nlog_rotation_max_size = 0", |c| {
                 c.file.daemon.log_rotation_size == 100 && c.file.log.log_rotation_max_size == 200
             }),
+            ("", |c| c.kernel_native == KernelNative::Auto && c.warm == Warm::Never),
+            ("", |c| c.warm_rate == Some(50 << 20)),
+            ("daemon_mode = 'none'", |c| c.kernel_native == KernelNative::Off),
+            ("[native]\nkernel_native = 'required'\nwarm = 'idle'\nwarm_rate = '1.5M'", |c| {
+                c.kernel_native == KernelNative::Required
+                    && c.warm == Warm::Idle
+                    && c.warm_rate == Some(1_500_000)
+            }),
+            ("[native]\nkernel_native = 'off'\nwarm = 'now'\nwarm_rate = '0'", |c| {
+                c.kernel_native == KernelNative::Off && c.warm == Warm::Now && c.warm_rate.is_none()
+            }),
             ("[daemon]\nfailover_policy = 'flush'", |c| c.file.daemon.failover_policy == "flush"),
             (
                 "daemon_mode = 'none'\n[daemon]\nfs_driver = 'proxy'\n[snapshot]\nenable_kata_volume = true",
@@ -401,6 +477,13 @@ mod tests {
             ("[daemon]\nrecover_policy = 'x'", "expected none, restart or failover"),
             ("[daemon]\nthreads_number = 1025", "expected at most 1024"),
             ("[daemon]\nfailover_policy = 'x'", "expected none, resend or flush"),
+            ("[native]\nkernel_native = 'on'", "expected auto, off or required"),
+            (
+                "daemon_mode = 'none'\n[native]\nkernel_native = 'required'",
+                "expected auto or off, because daemon_mode is none",
+            ),
+            ("[native]\nwarm = 'soon'", "expected never, idle or now"),
+            ("[native]\nwarm_rate = '10%'", "expected bytes a second, such as 50MiB"),
             ("[cgroup]\nmemory_limit = '10 apples'", "such as 200MiB"),
             ("[log]\nlevel = 'loud'", "log.level = \"loud\""),
             ("[metrics]\ncollect_interval = 'soon'", "a time such as 1m"),

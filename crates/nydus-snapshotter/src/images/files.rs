@@ -200,6 +200,28 @@ pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(
     Ok(())
 }
 
+/// Discards cached blobs whose files do not fit together: `nydusd` would serve zeros for what its
+/// map says is there.
+pub(super) async fn mend(cache: &Path, bootstrap: PathBuf, blobs: &[String]) {
+    let map = |blob: &String| cache::map_of(cache, blob).exists();
+    // Nothing of it was ever cached.
+    if !blobs.is_empty() && !blobs.iter().any(map) {
+        return;
+    }
+    let (cache, shown) = (rafs_erofs::Cache::new(cache), bootstrap.clone());
+    let mended = move || cache.mend(&rafs_erofs::Image::open(&bootstrap)?);
+    match tokio::task::spawn_blocking(mended).await {
+        Ok(Ok(discarded)) => {
+            for blob in discarded {
+                tracing::warn!(blob, "its cached files do not fit together and are discarded");
+            }
+        }
+        // What is wrong with it is told where it matters.
+        Ok(Err(error)) => tracing::debug!(path = %shown.display(), %error, "is not looked at"),
+        Err(error) => tracing::error!(path = %shown.display(), %error, "is not looked at"),
+    }
+}
+
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(|error| Error::File(path.to_owned(), error))

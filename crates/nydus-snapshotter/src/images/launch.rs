@@ -6,7 +6,7 @@ use super::{
 };
 use crate::config::DaemonMode;
 use crate::probe;
-use nydus_mount_slice::Secret;
+use nydus_mount_slice::{FsVersion, Secret};
 use nydusd_client::{Binary, Daemon, Mount, Spec, bootstrap, clear_stale};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,10 @@ const READY: Duration = Duration::from_secs(30);
 impl Images {
     /// Serves an image that nobody serves. The registry is asked while the daemon starts.
     pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
-        bootstrap::version(&self.layout.bootstrap(image.id))?;
+        let bootstrap = self.layout.bootstrap(image.id);
+        if bootstrap::version(&bootstrap)? == FsVersion::V6 {
+            files::mend(&self.settings.cache, bootstrap, &image.blobs).await;
+        }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
         let probing = probe::blobs(&config, &image.blobs);

@@ -233,6 +233,15 @@ impl Images {
         .await
     }
 
+    /// Whether an image is served. Waits for who is at it.
+    pub async fn is_served(&self, id: u64) -> bool {
+        let slot = self.slots().get(&id).map(Arc::clone);
+        match slot {
+            Some(slot) => slot.lock().await.as_ref().is_some_and(|served| !served.live.is_gone()),
+            None => false,
+        }
+    }
+
     /// Stops to serve an image, if `unused` still says so once nobody else is at it.
     ///
     /// # Errors
@@ -331,6 +340,12 @@ impl Images {
 
     fn slot(&self, id: u64) -> Slot {
         Arc::clone(self.slots().entry(id).or_default())
+    }
+
+    /// Keeps an image that is not served from being served, until this is dropped.
+    pub fn hold(&self, id: u64) -> Option<impl Send + use<>> {
+        let slot = self.slot(id).try_lock_owned().ok()?;
+        slot.is_none().then_some(slot)
     }
 
     /// Drops slots that are empty and that nobody holds.

@@ -88,6 +88,7 @@ fn record(all: &Bucket<'_>, key: &[u8]) -> Result<Record, String> {
         labels: labels(&bucket)?,
         created: time("createdat")?,
         updated: time("updatedat")?,
+        kernel: false,
         usage: Usage { inodes: size("inodes")?, size: size("size")? },
     })
 }

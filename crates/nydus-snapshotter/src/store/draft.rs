@@ -59,9 +59,22 @@ impl<'a> Draft<'a> {
         let id = self.take_number(SNAPSHOT_IDS)?;
         let (key, parent, usage) = (key.to_owned(), parent.to_owned(), Usage::default());
         let (created, updated) = (self.now, self.now);
-        let record = Record { key, id, kind, parent, labels, created, updated, usage };
+        let kernel = false;
+        let record = Record { key, id, kind, parent, labels, created, updated, kernel, usage };
         self.insert(&record)?;
         Ok(record)
+    }
+
+    /// Notes who serves the image of an active or view snapshot, if it is still the one with this
+    /// number.
+    ///
+    /// # Errors
+    /// A damaged record.
+    pub fn set_kernel(&mut self, key: &str, id: u64, kernel: bool) -> Result<()> {
+        match self.find(key)? {
+            Some(record) if record.id == id => self.insert(&Record { kernel, ..record }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the active snapshot `key` the committed snapshot `name`, with these labels only.
@@ -83,7 +96,8 @@ impl<'a> Draft<'a> {
         }
         self.erase(&active);
         let (key, kind, created, updated) = (name.to_owned(), Kind::Committed, self.now, self.now);
-        let record = Record { key, kind, labels, usage, created, updated, ..active };
+        let kernel = false;
+        let record = Record { key, kind, labels, usage, created, updated, kernel, ..active };
         self.insert(&record)?;
         Ok(record)
     }

@@ -103,12 +103,12 @@ pub trait Lookup: Kv {
         Ok(!self.scan(Table::Children, span)?.is_empty())
     }
 
-    /// Whether an active snapshot or a view is on this committed one, however many layers above. A
-    /// damaged record may be one.
+    /// Whether an active snapshot or a view that `counts` is on this committed one, however many
+    /// layers above. A damaged record may be one.
     ///
     /// # Errors
     /// The database failed.
-    fn is_mountable_above(&self, key: &str) -> Result<bool> {
+    fn is_mountable_above(&self, key: &str, counts: impl Fn(&Record) -> bool) -> Result<bool> {
         let mut below = vec![key.to_owned()];
         while let Some(key) = below.pop() {
             let prefix = child_link(&key, "");
@@ -117,6 +117,7 @@ pub trait Lookup: Kv {
                 match self.find(&child) {
                     Ok(Some(record)) if record.kind == Kind::Committed => below.push(child),
                     Ok(None) => {}
+                    Ok(Some(record)) if !counts(&record) => {}
                     _ => return Ok(true),
                 }
             }

@@ -54,6 +54,9 @@ pub struct Record {
     pub created: SystemTime,
     /// When it was changed last.
     pub updated: SystemTime,
+    /// The kernel serves its image, not `nydusd`: it holds no mount of a daemon.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kernel: bool,
     /// What it took on disk when it was committed, else zero.
     #[serde(with = "StoredUsage", default)]
     pub usage: Usage,
@@ -76,6 +79,7 @@ impl fmt::Debug for Record {
             .field("labels", &self.labels.keys())
             .field("created", &self.created)
             .field("updated", &self.updated)
+            .field("kernel", &self.kernel)
             .field("usage", &self.usage)
             .finish()
     }

@@ -114,6 +114,7 @@ fn record(key: &str, id: u64, parent: &str) -> Record {
         labels: labels("x=1"),
         created: SystemTime::UNIX_EPOCH,
         updated: SystemTime::UNIX_EPOCH,
+        kernel: false,
         usage: Usage { inodes: 1, size: 2 },
     }
 }

@@ -2,7 +2,7 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::Rafs;
-use nydus_e2e::node::{Case, Node};
+use nydus_e2e::node::{Case, LIMIT, Node};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{machines, programs, service};
 use nydus_mount_slice::ExtraOption;
@@ -59,6 +59,8 @@ fn show(node: &mut Node) {
     node.done(&ran);
     done(start);
 
+    let written = || node.containerd.exec("demo", &["cat", "/data/new"]).ok();
+    assert!(service::until(LIMIT, written), "{}", node.logs());
     let start = step("the snapshotter is killed (-9) and started again; the container goes on");
     node.snapshotter.service().kill();
     node.snapshotter.restart();
@@ -77,11 +79,48 @@ fn show(node: &mut Node) {
     node.done(&node.containerd.ctr(&["tasks", "rm", "--force", "demo"]));
     guest(node);
 
+    native(node, &reference);
+
     let start = step("containers and image are removed; nothing is left");
-    node.done(&node.containerd.ctr(&["containers", "rm", "demo"]));
     node.remove(&reference);
     done(start);
     assert_eq!(service::naming(&node.snapshotter.root().join("socket")), []);
+}
+
+/// The image is completed; then the kernel serves it, and no daemon runs.
+fn native(node: &Node, reference: &str) {
+    let memory = || -> u64 { node.daemons().iter().filter_map(|pid| resident(*pid)).sum() };
+    let before = memory();
+    let start = step("containerd-nydus-grpc warm: the rest is read, and every chunk is verified");
+    let mut command = Command::new(programs::ours("containerd-nydus-grpc"));
+    command.args(["warm", reference, "--address"]).arg(node.snapshotter.socket());
+    let ran = nydus_e2e::run::run(&mut command);
+    if !ran.ok() {
+        println!("  not run: {}", String::from_utf8_lossy(&ran.stderr).trim());
+        return node.done(&node.containerd.ctr(&["containers", "rm", "demo"]));
+    }
+    done(start);
+    let start = step("the first container goes, the last one on nydusd's mount; so nydusd ends");
+    node.done(&node.containerd.ctr(&["containers", "rm", "demo"]));
+    node.containerd.gc();
+    assert!(service::until(LIMIT, || node.daemons().is_empty()), "{}", node.logs());
+    done(start);
+    println!("    nydusd had {} MiB, now {} MiB", before >> 20, memory() >> 20);
+    let start = step("the same container again, from the kernel's EROFS: no daemon");
+    let shell = "echo hello from the kernel; cat /data/both; wc -c < /data/big";
+    let ran = node.containerd.run(&[], reference, "native", &["sh", "-c", shell]);
+    node.done(&ran);
+    String::from_utf8_lossy(&ran.stdout).lines().for_each(|line| println!("    | {line}"));
+    done(start);
+    assert_eq!(node.daemons(), []);
+    status(node);
+}
+
+/// Bytes of memory that a process has.
+fn resident(pid: rustix::process::Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 /// What runc has run, now in a virtual machine, and back.

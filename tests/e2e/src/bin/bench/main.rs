@@ -3,6 +3,7 @@
 
 mod chains;
 mod handoff;
+mod native;
 
 use containerd_proto::snapshots::snapshots_client::SnapshotsClient;
 use containerd_proto::snapshots::{
@@ -52,10 +53,12 @@ fn main() -> ExitCode {
     };
     let (calls, met) = calls(stage, quick);
     let containers = containers(quick);
+    let native = native::measure(quick);
     let ctr_run = chains::measure(quick);
     let handoff = handoff::measure(quick);
     let results = json!({
-        "calls": calls, "containers": containers, "ctr_run": ctr_run, "handoff": handoff,
+        "calls": calls, "containers": containers, "native": native, "ctr_run": ctr_run,
+        "handoff": handoff,
     });
     let text = serde_json::to_string_pretty(&results).expect("JSON") + "\n";
     std::fs::write(&json, text).expect("a file for the results");

@@ -1,0 +1,81 @@
+//! Where promoted images lie, and what an earlier run left there.
+
+use super::Known;
+use crate::layout::Layout;
+use rafs_erofs::{Error as Erofs, Native, Progress};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Makes a directory, for its owner only: images have setuid programs.
+pub(super) fn private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+pub(super) fn files(own: &Path) -> PathBuf {
+    own.join("image")
+}
+
+/// Where the files can be names of cached ones: on the cache's file system.
+pub(super) fn place(layout: &Layout, cache: &Path) -> PathBuf {
+    let device = |path: &Path| {
+        path.ancestors().find_map(|path| fs::metadata(path).ok()).map(|found| found.dev())
+    };
+    match device(layout.root()) == device(cache) {
+        true => layout.native(),
+        false => cache.join("native"),
+    }
+}
+
+/// What is promoted in this directory.
+pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Known>> {
+    let entries = match fs::read_dir(place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries?,
+    };
+    let mut known = BTreeMap::new();
+    for own in entries {
+        let own = own?.path();
+        let id = own.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(id) = id else { continue };
+        match Native::load(&files(&own)) {
+            Ok(None) => {
+                if let Err(error) = Native::remove(&files(&own)) {
+                    tracing::warn!(path = %own.display(), %error, "a promotion's rest stays");
+                }
+            }
+            // Who wants it is told, and then it goes.
+            Err(_) => drop(known.insert(id, promoted(None))),
+            Ok(Some(native)) => {
+                let bytes = native.devices().map(|device| device.size).sum();
+                let all = Progress { ready_bytes: bytes, bytes, ..Progress::default() };
+                known.insert(id, promoted(Some(all)));
+            }
+        }
+    }
+    Ok(known)
+}
+
+pub(super) fn promoted(progress: Option<Progress>) -> Known {
+    Known { promoted: true, progress, ..Known::default() }
+}
+
+/// The record is gone.
+pub(super) fn missing(files: &Path) -> rafs_erofs::Changed {
+    rafs_erofs::Changed { file: files.to_owned(), how: rafs_erofs::How::Missing }
+}
+
+/// Which of the devices has changed: their files are named by their number.
+pub(super) fn changed_device(error: &Erofs) -> Option<usize> {
+    let Erofs::Changed(changed) = error else { return None };
+    changed.file.file_name()?.to_str()?.parse().ok()
+}
+
+pub(super) fn gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
