@@ -113,7 +113,7 @@ pub fn unmount(target: &Path) -> Result<()> {
 /// The file that the topmost mount at `target` shows, if that is EROFS.
 pub(crate) fn source_at(target: &Path) -> std::io::Result<Option<PathBuf>> {
     let target = fs::canonicalize(target)?;
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = fs::read("/proc/thread-self/mountinfo")?;
     let lines = table.split(|&byte| byte == b'\n').rev();
     let mut entries = lines.filter_map(Entry::read);
     let Some(entry) = entries.find(|entry| entry.point == target) else { return Ok(None) };

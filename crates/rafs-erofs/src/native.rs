@@ -118,6 +118,7 @@ impl Native {
     /// # Errors
     /// The record is damaged or cannot be read.
     pub fn load(directory: &Path) -> Result<Option<Self>> {
+        let directory = std::path::absolute(directory).map_err(io("look at", directory))?;
         let path = directory.join(RECORD);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -126,7 +127,7 @@ impl Native {
         let record = serde_json::from_slice::<Record>(&bytes).map_err(std::io::Error::from);
         let record = record.map_err(io("read record", &path))?;
         match record.version {
-            VERSION => Ok(Some(Self { directory: directory.to_owned(), record })),
+            VERSION => Ok(Some(Self { directory, record })),
             other => {
                 let what = format!("expected version {VERSION}, got {other}");
                 Err(io("read record", &path)(std::io::Error::other(what)))
@@ -216,7 +217,7 @@ impl Native {
     /// # Errors
     /// The table of mounts cannot be read.
     pub fn is_mounted(&self, target: &Path) -> Result<bool> {
-        let table = Path::new("/proc/self/mountinfo");
+        let table = Path::new("/proc/thread-self/mountinfo");
         let source = mount::source_at(target).map_err(io("read", table))?;
         Ok(source.is_some_and(|source| source == self.directory.join(BOOTSTRAP)))
     }

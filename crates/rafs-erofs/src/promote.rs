@@ -56,6 +56,12 @@ impl Promotion<'_> {
     /// # Errors
     /// As [`Error`] says; what was made is removed.
     pub fn run(&self, step: &mut dyn FnMut(Step) -> ControlFlow<()>) -> Result<Native> {
+        let into = &std::path::absolute(self.into).map_err(io("promote into", self.into))?;
+        Promotion { into, ..*self }.run_in(step)
+    }
+
+    /// The same, `into` an absolute path.
+    fn run_in(&self, step: &mut dyn FnMut(Step) -> ControlFlow<()>) -> Result<Native> {
         let image = Image::open(self.bootstrap)?;
         let progress = Cache::new(self.cache).progress(&image)?;
         if !progress.complete() {

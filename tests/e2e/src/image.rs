@@ -2,6 +2,7 @@
 
 mod nydus;
 
+pub(crate) use nydus::bootstrap_in;
 pub use nydus::{Rafs, nydus};
 
 use crate::run::run;

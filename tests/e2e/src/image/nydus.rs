@@ -92,7 +92,7 @@ impl Builder<'_> {
 }
 
 /// The bootstrap that `blob` has in it, packed with zstd.
-fn bootstrap_in(blob: &[u8]) -> Vec<u8> {
+pub(crate) fn bootstrap_in(blob: &[u8]) -> Vec<u8> {
     let packed = entry(blob, "image.boot");
     let mut reader = ruzstd::decoding::StreamingDecoder::new(packed).expect("zstd");
     let mut bootstrap = Vec::new();
