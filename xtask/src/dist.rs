@@ -133,10 +133,11 @@ pub(crate) fn host() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// The commit that `--version` shows.
+/// The commit that `--version` shows, unless `NYDUS_COMMIT` says another.
 pub(crate) fn commit() -> String {
-    let commit = Cmd::new("commit", 60, "git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    let set = std::env::var("NYDUS_COMMIT");
+    let head = || Cmd::new("commit", 60, "git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    set.or_else(|_| head()).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
 /// When that commit was made, in seconds since 1970, unless `SOURCE_DATE_EPOCH` says another time.

@@ -99,7 +99,7 @@ fn ways(node: &Node, lazy: &str, plain: &str) -> Option<Ways> {
         let all = fs::read_dir(root.join(place)).into_iter().flatten().flatten();
         { all }.map(|one| one.path().join(name)).find(|path| path.exists())
     };
-    let fuse = only("snapshots", "mnt").expect("a mount");
+    let fuse = only("snapshots", "mnt")?;
     let mut warm = Command::new(programs::ours("containerd-nydus-grpc"));
     let start = Instant::now();
     let ran = run(warm.args(["warm", lazy, "--address"]).arg(node.snapshotter.socket()));
@@ -109,7 +109,7 @@ fn ways(node: &Node, lazy: &str, plain: &str) -> Option<Ways> {
     }
     println!("\n  completed and verified in {:.1} s", start.elapsed().as_secs_f64());
     node.done(&node.containerd.start_container(&[], lazy, "kernel", &sleeps));
-    let kernel = only("native", "mnt").expect("a mount");
+    let kernel = only("native", "mnt")?;
     let of = ["--snapshotter", "overlayfs"];
     let login = ["--plain-http", "--user", "someone:secret"];
     let pull = [&["images", "pull"], &login[..], &of[..], &[plain]].concat();
@@ -119,7 +119,7 @@ fn ways(node: &Node, lazy: &str, plain: &str) -> Option<Ways> {
     let unpacked = node.stage.join(VERSIONS[0]).join("root/io.containerd.snapshotter.v1.overlayfs");
     let unpacked = fs::read_dir(unpacked.join("snapshots")).expect("snapshots").flatten();
     let unpacked = { unpacked }.map(|one| one.path().join("fs"));
-    let plain = { unpacked }.find(|path| path.join("usr/bin").exists()).expect("a layer");
+    let plain = { unpacked }.find(|path| path.join("usr/bin").exists())?;
     Some([("fuse", fuse), ("kernel", kernel), ("plain", plain)])
 }
 
