@@ -149,6 +149,16 @@ impl Disk {
         fs::copy(from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
 
+    /// Copies a directory with all that is in it.
+    ///
+    /// # Panics
+    /// It cannot be copied.
+    pub fn tree(&self, from: &Path, to: &Path) {
+        let ran =
+            run(Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(self.path(to)));
+        assert!(ran.ok(), "{ran}");
+    }
+
     /// The disk itself; nothing is written to the tree any more.
     ///
     /// # Panics

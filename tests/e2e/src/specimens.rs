@@ -133,25 +133,21 @@ fn owners(directory: &Path) {
     }
 }
 
-/// Version 2, then user, group and others: read for the owner's and a named user's.
-const ACL: [u8; 44] = [
-    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255,
-    255, 255, 16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
-];
 /// cap_net_raw=ep, revision 2.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// ACLs are missing: nydus-image refuses them ("invalid xattr key").
 fn attributes(directory: &Path) {
     fs::create_dir_all(directory).expect("a directory");
-    let large = noise(7, 1000);
+    // A line's end in a value is too much for nydus-image's reader of tar files.
+    let large: Vec<_> = noise(7, 1000).into_iter().filter(|byte| *byte != b'\n').collect();
     type Attributes<'a> = &'a [(&'a str, &'a [u8])];
-    let table: [(&str, Attributes<'_>); 6] = [
+    let table: [(&str, Attributes<'_>); 5] = [
         ("user", &[("user.a", b"1"), ("user.b", b""), ("user.long.name.of.it", &[0, 255, b'='])]),
         ("many", &[("user.1", &large), ("user.2", &large), ("user.3", &large[..5])]),
         ("trusted", &[("trusted.t", b"t"), ("trusted.overlay.origin", b"")]),
         ("capability", &[("security.capability", &CAPABILITY)]),
-        ("acl", &[("system.posix_acl_access", &ACL)]),
-        ("dir", &[("user.d", b"d"), ("system.posix_acl_default", &ACL)]),
+        ("dir", &[("user.d", b"d")]),
     ];
     for (name, attributes) in table {
         let path = directory.join(name);
@@ -182,7 +178,7 @@ fn times(root: &Path) {
         }
     }
     all(root, &|path| set(path, 1_600_000_000, 123_456_789));
-    set(&root.join("sizes/1"), 0, 0);
+    set(&root.join("sizes/1"), 1, 0);
     set(&root.join("sizes/100"), 1, 999_999_999);
     set(&root.join("sizes/4096"), 5_000_000_000, 1);
     set(root, 1_500_000_000, 0);

@@ -20,7 +20,7 @@ pub(crate) enum When {
 pub(crate) enum How {
     /// `cargo test` with these arguments.
     Cargo(&'static [&'static str]),
-    /// `tests/e2e/tests/NAME.rs`.
+    /// `tests/e2e/tests/NAME.rs`, or `NAME/main.rs`.
     EndToEnd,
     /// Every target of fuzz/, guided by coverage.
     Fuzz,
@@ -42,7 +42,7 @@ type Row = (&'static str, &'static str, When, How, u64);
 const UNIT: &[&str] = &["--workspace", "--exclude", "nydus-e2e"];
 const MAN: &[&str] = &["--package", "nydus-slice", "--test", "man"];
 
-/// A file in tests/e2e/tests without a row here is a tier all the same, with the defaults below.
+/// What is in tests/e2e/tests without a row here is a tier all the same, with the defaults below.
 const TABLE: &[Row] = &[
     ("unit", "libraries and programs, without root", When::Always, How::Cargo(UNIT), 600),
     ("man", "man pages against table and --help", When::Named, How::Cargo(MAN), 300),
@@ -62,10 +62,12 @@ const TABLE: &[Row] = &[
     ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
     ("handoff", "from the slice to a guest's share", When::Always, How::EndToEnd, 300),
     ("guest", "a guest's kernel, through containerd too", When::Always, How::EndToEnd, 900),
-    ("kernels", "the helper's tiers on other kernels", When::Always, How::EndToEnd, 10_000),
+    ("kernels", "the helper's tiers on other kernels", When::Always, How::EndToEnd, 24_000),
     ("selinux", "words of SELinux, where it is on", When::Named, How::EndToEnd, 300),
     ("faults", "calls fail, kills, swapped targets", When::Always, How::EndToEnd, 900),
     ("failover", "a nydusd dies under a reader", When::Always, How::EndToEnd, 300),
+    ("native", "the kernel's mount of an image", When::Always, How::EndToEnd, 600),
+    ("warm", "images that the kernel serves, lived", When::Always, How::EndToEnd, 600),
     ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
     ("package", "the .deb and the tarball in a clean Debian", When::Always, How::EndToEnd, 300),
     ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
@@ -121,7 +123,8 @@ fn end_to_end_files() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        if is_rust || path.join("main.rs").exists() {
             names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         }
     }

@@ -1,4 +1,4 @@
-//! The same on another kernel: `native_kernels` prepares an image here and runs this there.
+//! The same on another kernel: the tier `kernels` prepares an image here and runs this there.
 //!
 //! `NATIVE_PREPARE` is a directory to make; `NATIVE_PREPARED` is one that was made, `NATIVE_WAY`
 //! the way that its kernel is expected to take: `File`, `Loop` or `None`.
@@ -73,7 +73,7 @@ fn with_verity(directory: &Path, way: rafs_erofs::Way, facts: &Facts) {
     }
     let (image, point) = (directory.join("ext4"), directory.join("verity"));
     let mut make = Command::new("mke2fs");
-    let ran = run(make.args(["-q", "-t", "ext4", "-O", "verity"]).arg(&image).arg("300M"));
+    let ran = run(make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "verity"]).arg(&image).arg("300M"));
     if !ran.ok() {
         return not_run!("no mke2fs: {}", ran.said());
     }
