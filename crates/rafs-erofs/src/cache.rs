@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn maps() {
         let none = [0; 4];
-        let table: &[(Vec<u8>, u32, Option<&[u32]>)] = &[
+        type Row<'a> = (Vec<u8>, u32, Option<&'a [u32]>);
+        let table: &[Row<'_>] = &[
             (map(&[0b1010_0000], none), 5, Some(&[0, 2])),
             (map(&[0, 0x40], none), 16, Some(&[9])),
             (map(&[0, 0], ALL_READY), 10, Some(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])),

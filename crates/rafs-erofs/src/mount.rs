@@ -78,12 +78,13 @@ fn name((path, file): &(PathBuf, File)) -> PathBuf {
     }
 }
 
-/// What the kernel says of a failure, if it does: `e erofs: ...`.
+/// What the kernel says of a failure, if it does, without its level (`e erofs: ...`).
 fn said(context: &OwnedFd) -> Option<String> {
     let mut message = [0; 1024];
     let mut last = None;
     while let Ok(length @ 1..) = rustix::io::read(context, &mut message) {
-        last = Some(String::from_utf8_lossy(&message[..length]).trim().to_owned());
+        let text = String::from_utf8_lossy(&message[..length]);
+        last = Some(text.strip_prefix("e ").unwrap_or(&text).trim().to_owned());
     }
     last
 }

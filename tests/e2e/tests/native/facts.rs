@@ -15,7 +15,8 @@ fn each_difference_is_seen() {
     specimens::tree(&root, 0);
     let before = facts(&root).expect("facts");
     assert_eq!(differences(&before, &before), Vec::<String>::new());
-    let table: [(&str, &str, fn(&Path)); 8] = [
+    type Change = fn(&Path);
+    let table: [(&str, &str, Change); 8] = [
         ("sizes/text", "content", |path| fs::write(path, "x").expect("it")),
         ("kinds/two", "names", |path| fs::remove_file(path).expect("it")),
         ("kinds/short", "target", |path| {

@@ -151,7 +151,8 @@ fn changed_files() {
         }
     };
     type Harm<'a> = Box<dyn Fn() + 'a>;
-    let table: Vec<(&str, Harm<'_>, &PathBuf, fn(&How) -> bool)> = vec![
+    type Seen = fn(&How) -> bool;
+    let table: Vec<(&str, Harm<'_>, &PathBuf, Seen)> = vec![
         ("flipped", Box::new(|| flip(&first, 100)), &first, |how| *how == How::Modified),
         ("flipped", Box::new(|| flip(&boot, 5000)), &boot, |how| *how == How::Modified),
         ("touched", Box::new(|| touch(&second)), &second, |how| *how == How::Modified),
