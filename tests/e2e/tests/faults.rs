@@ -101,6 +101,11 @@ fn files(stage: &Stage) -> Vec<String> {
     lines.map(|line| line.split(" trusted.overlay").next().unwrap_or("").to_owned()).collect()
 }
 
+/// Of errors and tries, one of so many is taken: a guest's emulated processor is slow.
+fn share() -> usize {
+    std::env::var("FAULTS_SHARE").map_or(1, |share| share.parse().expect("a number"))
+}
+
 #[test]
 fn killed_at_each_system_call() {
     let mut kills = 0;
@@ -177,6 +182,14 @@ fn errors_of(call: i64) -> &'static [Errno] {
     }
 }
 
+/// The error number `next` of those that a call at stop `index` is given.
+fn error_of(call: i64, index: usize, next: usize) -> Option<Errno> {
+    let all = errors_of(call);
+    let first = if share() == 1 { 0 } else { index / 2 };
+    let is_left = next < all.len().div_ceil(share());
+    is_left.then(|| all[(first + next * share()) % all.len()])
+}
+
 /// Each call of the program itself, each error that it can give.
 #[test]
 fn each_call_fails_in_each_way() {
@@ -184,18 +197,18 @@ fn each_call_fails_in_each_way() {
     for (build, options) in cases() {
         for index in 0.. {
             let (mut call, mut next) = (None, 0);
-            while call.is_none_or(|call| next < errors_of(call).len()) {
+            while call.is_none_or(|call| error_of(call, index, next).is_some()) {
                 let scene = Scene::new();
                 let (code, said) = fail_at(&scene, build, options, index, next, &mut call);
                 let Some(number) = call else { break };
-                let Some(errno) = errors_of(number).get(next) else { break };
+                let Some(errno) = error_of(number, index, next) else { break };
                 let what = format!("{build} {options} stop {index} call {number} {errno}: {said}");
                 tries += 1;
                 let code = code.unwrap_or_else(|| panic!("it died: {what}"));
                 let is_mounted = scene.is_whole(&what);
                 mounted += usize::from(is_mounted);
                 assert_eq!(code == 0, is_mounted, "{what}");
-                check_said(code, &said, *errno, &what);
+                check_said(code, &said, errno, &what);
                 next += 1;
             }
             if call.is_none() {
@@ -204,7 +217,7 @@ fn each_call_fails_in_each_way() {
         }
     }
     println!("{tries} calls failed, {mounted} mounts made all the same");
-    assert!(tries > 500 && mounted > 50, "{tries} {mounted}");
+    assert!(tries > 500 / share() && mounted > 50 / share(), "{tries} {mounted}");
 }
 
 /// Lets the call at stop `index` fail with its error number `next`; the exit code and what was
@@ -227,8 +240,8 @@ fn fail_at(
             return Next::Go;
         }
         *call = Some(stop.call.cast_signed());
-        match errors_of(stop.call.cast_signed()).get(next) {
-            Some(errno) if stop.entry => Next::Fail(*errno),
+        match error_of(stop.call.cast_signed(), index, next) {
+            Some(errno) if stop.entry => Next::Fail(errno),
             _ => Next::Run,
         }
     });
@@ -262,14 +275,14 @@ fn check_said(code: i32, said: &str, errno: Errno, what: &str) {
 fn many_at_the_same_places() {
     const TARGETS: usize = 100;
     const WORKERS: usize = 1_000;
-    let full = std::env::var_os("NYDUS_FULL").is_some();
+    let long = share() > 1 || std::env::var_os("NYDUS_FULL").is_some();
     let stage = Stage::with(&["l1", "l2"]);
     fs::write(stage.join("l1/file"), "contents").expect("a file");
     for number in 0..TARGETS {
         fs::create_dir(stage.join(number.to_string())).expect("a target");
     }
     let before = mounts();
-    let end = Instant::now() + Duration::from_secs(if full { 60 } else { 6 });
+    let end = Instant::now() + Duration::from_secs(if long { 60 } else { 6 });
     let (made, undone) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let failures = Mutex::new(BTreeMap::<String, usize>::new());
     let work = |number: usize| {
@@ -296,7 +309,7 @@ fn many_at_the_same_places() {
     println!("{made} mounts and unmounts by {WORKERS} at a time, refused: {failures:?}");
     assert_eq!(undone.into_inner(), made);
     assert_eq!(mounts(), before);
-    assert!(made > WORKERS, "{made}");
+    assert!(made > WORKERS / share(), "{made}");
     // Who opened a target on which another mount was, that went meanwhile, cannot mount there.
     assert!(failures.keys().all(|said| said.contains("'T': ") && said.lines().count() == 1));
 }
@@ -318,7 +331,7 @@ fn unmount_once(target: &Path) {
 fn a_swapped_target_is_never_followed() {
     const TRIES: usize = 10_000;
     let (mut tries, mut swapped) = (0, 0);
-    while tries < TRIES {
+    while tries < TRIES / share() {
         for (build, options) in cases() {
             let scene = Scene::new();
             let stage = &scene.stage;
@@ -355,5 +368,5 @@ fn a_swapped_target_is_never_followed() {
         }
     }
     println!("{tries} tries, {swapped} targets swapped");
-    assert!(swapped > TRIES / 3, "{swapped}");
+    assert!(swapped > tries / 3, "{swapped}");
 }

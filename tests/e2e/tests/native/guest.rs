@@ -73,7 +73,8 @@ fn with_verity(directory: &Path, way: rafs_erofs::Way, facts: &Facts) {
     }
     let (image, point) = (directory.join("ext4"), directory.join("verity"));
     let mut make = Command::new("mke2fs");
-    let ran = run(make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "verity"]).arg(&image).arg("300M"));
+    let ran =
+        run(make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "verity"]).arg(&image).arg("300M"));
     if !ran.ok() {
         return not_run!("no mke2fs: {}", ran.said());
     }
