@@ -143,7 +143,8 @@ const GUESTS: &[Part] = &[
     guest("guest-7", &["sid"]),
 ];
 
-/// A Python and a large package of it, for an image that is measured.
+/// A Python and a large package of it, and manual pages, which are thousands in one directory, for
+/// an image that is measured.
 const PYTHON: Part = Part {
     name: "python",
     packages: &[
@@ -152,6 +153,8 @@ const PYTHON: Part = Part {
         "libpython3.11-stdlib",
         "python3-sympy",
         "python3-mpmath",
+        "manpages-dev",
+        "libssl-doc",
         "libc6",
         "zlib1g",
         "libexpat1",

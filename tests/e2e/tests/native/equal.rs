@@ -77,8 +77,8 @@ fn layer(number: usize, layer: &Path) {
         }
         3 => {
             // A directory for a file, and a file for a directory.
+            fs::remove_file(layer.join("common")).expect("a file");
             file("common/file", b"in a directory");
-            fs::remove_file(layer.join("common")).ok();
             file("of-2", b"a file");
         }
         4 => {
