@@ -120,11 +120,7 @@ fn with_a_dictionary() {
 
 #[test]
 fn of_a_crowded_directory() {
-    let full = std::env::var_os("NYDUS_FULL").is_some();
-    let make: fn(usize, &Path) = match full {
-        true => |_, layer| specimens::crowd(&layer.join("crowd"), 100_000),
-        false => |_, layer| specimens::crowd(&layer.join("crowd"), 20_000),
-    };
+    let make = |_: usize, layer: &Path| specimens::crowd(&layer.join("crowd"), 100_000);
     let Some(world) = World::of(&Recipe::of(Form::Directory), 1, make) else { return };
     check("a crowd", &world);
 }
