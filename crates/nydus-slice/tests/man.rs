@@ -24,6 +24,17 @@ entry for
 and for Kata Containers.
 Snapshots of plain images are served too.
 .PP
+An image (RAFS v6) of which everything is cached and verified is served by the kernel to new
+containers, as EROFS and without
+.BR nydusd ,
+where the kernel can; section
+.B [native]
+of the configuration says how.
+.B warm
+completes one, with a progress bar; interrupted, the service goes on with it.
+.B status
+shows who serves each image, how much of it is cached, and why it is not the kernel.
+.PP
 Without a command it serves until SIGTERM or SIGINT; a second signal ends it at once.
 The
 .B nydusd
