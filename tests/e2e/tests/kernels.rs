@@ -10,9 +10,11 @@ use nydus_e2e::machines::{QEMU, kernel};
 use nydus_e2e::not_run;
 use nydus_e2e::programs::{BUILDS, libraries, mount_fuse3, ours, tool};
 use nydus_e2e::run::{run, run_for};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 /// Those of the helper, and seconds that they may take in a guest whose processor is emulated.
 const TIERS: [(&str, u32); 11] = [
@@ -35,6 +37,9 @@ const CASES: u32 = 13;
 /// One of so many errors and tries of faults, all of which are made elsewhere.
 const SHARE: u32 = 20;
 
+/// Guests that run at the same time.
+const AT_ONCE: usize = 2;
+
 /// Seconds for a guest with all of them.
 const LIMIT: i64 = 4000;
 
@@ -45,11 +50,18 @@ fn the_helpers_tiers_in_guests() {
     let guests = std::env::var("KERNELS_GUESTS").unwrap_or(guests.to_owned());
     let directory = tempfile::tempdir().expect("a directory");
     let Some(disk) = disk(directory.path()) else { return };
-    let ran = guests.split(',').filter_map(|guest| {
-        let text = in_guest(guest, &disk, "", &directory.path().join(guest))?;
-        Some(Results::read(guest, &text, tiers().map(|(tier, _)| tier)))
-    });
-    let ran: Vec<_> = ran.collect();
+    let (queue, ran) = (Mutex::new(guests.split(',').enumerate()), Mutex::new(BTreeMap::new()));
+    let next = || queue.lock().expect("no panic").next();
+    let work = || {
+        while let Some((number, guest)) = next() {
+            if let Some(text) = in_guest(guest, &disk, "", &directory.path().join(guest)) {
+                let results = Results::read(guest, &text, tiers().map(|(tier, _)| tier));
+                ran.lock().expect("no panic").insert(number, results);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| _ = scope.spawn(work)));
+    let ran: Vec<_> = ran.into_inner().expect("no panic").into_values().collect();
     if let Some(file) = std::env::var_os("KERNELS_TABLE") {
         fs::write(file, table(&ran)).expect("the table");
     }
@@ -194,7 +206,8 @@ fn environment() -> String {
     let (dist, tools) = (ours(""), tool("").unwrap_or_default());
     let (dist, tools, libraries) = (dist.display(), tools.display(), libraries());
     format!(
-        "export NYDUS_DIST={dist} NYDUS_TOOLS={tools}\n\
+        "ulimit -n 20000\n\
+         export NYDUS_DIST={dist} NYDUS_TOOLS={tools}\n\
          export LD_LIBRARY_PATH={libraries} EQUIV_CASES={CASES} FAULTS_SHARE={SHARE}\n"
     )
 }
