@@ -13,11 +13,12 @@ const WAYS: [(&str, &str, RGBColor); 3] = [
     ("kernel", "the kernel, EROFS", RGBColor(0x0b, 0x7a, 0x75)),
     ("plain", "unpacked on ext4", RGBColor(0x8a, 0x90, 0x99)),
 ];
-const TASKS: [(&str, &str); 6] = [
+const TASKS: [(&str, &str); 7] = [
     ("read_cold_s", "read, cold"),
     ("read_warm_s", "read, warm"),
     ("walk_cold_s", "walk, cold"),
     ("walk_warm_s", "walk, warm"),
+    ("walk_again_s", "walk again"),
     ("python_cold_s", "Python, cold"),
     ("python_warm_s", "Python, warm"),
 ];
