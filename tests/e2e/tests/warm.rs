@@ -4,7 +4,7 @@ use containerd_proto::snapshots::Mount;
 use nydus_e2e::bare::{BIG, MODES, Node, check_files, names_in, unmount};
 use nydus_e2e::client::Labels;
 use nydus_e2e::containerd::VERSIONS;
-use nydus_e2e::image::Rafs;
+use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::mounts::mounts;
 use nydus_e2e::node::{self, Case};
 use nydus_e2e::run::{Ran, run};
@@ -214,6 +214,39 @@ fn replace(file: &Path) {
         .and_then(|copy| copy.set_times(times))
         .expect("a time");
     fs::rename(copy, file).expect("a file");
+}
+
+/// Back to the daemon of all images, which went on meanwhile for another one: the kernel must not
+/// take the image's directory for the one that it knew.
+#[test]
+fn back_to_a_daemon_that_went_on() {
+    let Some(node) = Node::start_with("shared", Rafs::V6, "") else { return };
+    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
+    let other = other.expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let others = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let root = node.mount(&node.container("other", &others[1]), "other");
+    let top = node.unpack();
+    for key in ["c0", "c1"] {
+        let lazy = node.mount(&node.container("lazy", &top), "lazy");
+        check_all(&lazy);
+        unmount(&lazy);
+        node.expect(node.client.remove("lazy"));
+        warmed(&node);
+        node.expect(node.client.cleanup());
+        assert_eq!(node.daemons().len(), 1);
+        for image in fs::read_dir(native(&node)).expect("images").flatten() {
+            overwrite(&image.path().join("image/verified.json"), b"wrong");
+        }
+        let entry = node.container(key, &top);
+        assert!(!is_kernel(&node, &entry), "{}", node.snapshotter.said());
+        let back = node.mount(&entry, key);
+        check_all(&back);
+        unmount(&back);
+        node.expect(node.client.remove(key));
+    }
+    unmount(&root);
+    node.clear();
 }
 
 /// What nydusd has cached is not taken on trust.

@@ -9,6 +9,8 @@ use crate::layout::Layout;
 use crate::nydusd_config::{self, is_registry};
 use nydus_mount_slice::Secret;
 use nydusd_client::{Log, Mode, Spec, bootstrap};
+use rustix::fs::CWD;
+use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
@@ -43,6 +45,14 @@ pub(super) fn is_ours(sockets: &Path, socket: &Path) -> bool {
 /// Where the shared daemon serves an image, as its API names it.
 pub(super) fn submount(image: u64) -> String {
     format!("/{image}")
+}
+
+/// Lets the kernel forget the entries below a FUSE mount that nobody uses. `nydusd` allows it to
+/// know them forever: an image that is mounted at the same name again would have the directory that
+/// is gone. A reconfiguration changes nothing else (`reconfigure_super()`).
+pub(super) fn forget_entries(mountpoint: &Path) -> io::Result<()> {
+    let picked = fspick(CWD, mountpoint, FsPickFlags::FSPICK_CLOEXEC)?;
+    Ok(fsconfig_reconfigure(picked)?)
 }
 
 /// The configuration of `image` from the template, with credentials.

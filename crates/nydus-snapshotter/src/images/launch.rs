@@ -40,7 +40,7 @@ impl Images {
         };
         let served = Served { image, lower, config, live };
         let readable = match readable {
-            Ok(()) => read(served.lower.clone()).await,
+            Ok(()) => read(&served).await,
             refused => refused,
         };
         match readable {
@@ -249,10 +249,18 @@ impl Images {
 }
 
 /// Reads a file of a mounted image. It may hang as long as its daemon lives.
-async fn read(lower: PathBuf) -> Result<(), probe::Error> {
+async fn read(served: &Served) -> Result<(), probe::Error> {
     const LIMIT: Duration = Duration::from_secs(8);
+    let (lower, shared) = (served.lower.clone(), served.live.shared);
     let name = lower.display().to_string();
-    let reading = tokio::task::spawn_blocking(move || probe::read(&lower));
+    let reading = tokio::task::spawn_blocking(move || {
+        if let Some(mountpoint) = lower.parent().filter(|_| shared)
+            && let Err(error) = files::forget_entries(mountpoint)
+        {
+            tracing::warn!(path = %mountpoint.display(), %error, "may be known as it was before");
+        }
+        probe::read(&lower)
+    });
     match tokio::time::timeout(LIMIT, reading).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Err(probe::Error::Unreadable(name, std::io::Error::other(error))),

@@ -65,8 +65,9 @@ fn mounts() {
                 unmount(&target).expect("unmounted");
             }
             // The kernel frees them a moment later.
-            let freed = || loops().is_empty();
-            assert!(until(Duration::from_secs(10), freed), "killed at {kill}: {:?}", loops());
+            let left = || loops(&world.stage.join(""));
+            let freed = until(Duration::from_secs(10), || left().is_empty());
+            assert!(freed, "killed at {kill}: {:?}", left());
             if code.is_some() {
                 assert_eq!(code, Some(0));
                 break;

@@ -113,9 +113,10 @@ pub(crate) fn check_equal(case: &str, native: &Native, expected: &Facts, ways: &
     }
 }
 
-/// The backing files of all loop devices that are in use.
-pub(crate) fn loops() -> Vec<String> {
+/// The backing files below `place` of loop devices: other tests have others.
+pub(crate) fn loops(place: &Path) -> Vec<PathBuf> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let backing = devices.map(|device| device.path().join("loop/backing_file"));
-    backing.filter_map(|path| fs::read_to_string(path).ok()).collect()
+    let files = backing.filter_map(|path| fs::read_to_string(path).ok().map(PathBuf::from));
+    files.filter(|file| file.starts_with(place)).collect()
 }
