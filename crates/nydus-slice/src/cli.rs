@@ -34,7 +34,7 @@ pub enum Command {
     Decode(Decode),
     /// Write the option that carries an image
     Encode(Encode),
-    /// Say whether the overlay would mount here
+    /// Say whether the overlay would mount here, as far as words and directories tell
     Check(Check),
     /// Print the system calls that nydus-overlayfs would make
     Plan(Plan),

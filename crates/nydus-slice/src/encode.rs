@@ -1,13 +1,18 @@
 //! `encode`: the option that carries an image.
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use nydus_mount_slice::{ExtraOption, FsVersion};
 use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
 
 use crate::cli::{self, Encode};
 use crate::{Report, input};
 
 pub(crate) fn run(args: &Encode) -> anyhow::Result<Report> {
+    // Their readers have other working directories.
+    for (name, path) in [("--source", &args.source), ("--snapshotdir", &args.snapshotdir)] {
+        ensure!(path.starts_with('/'), "{name} {path:?}: expected an absolute path");
+    }
     let extra = ExtraOption {
         source: args.source.clone(),
         config: config(args)?.into(),
@@ -28,7 +33,7 @@ fn config(args: &Encode) -> anyhow::Result<String> {
     // The error itself would show the text.
     let text = text.map_err(|_| anyhow!("{file} is not UTF-8"))?;
     let text = text.trim();
-    serde_json::from_str::<IgnoredAny>(text)
-        .with_context(|| format!("{file} is no JSON, expected nydusd's configuration"))?;
+    serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text)
+        .with_context(|| format!("{file} is no object of JSON, expected nydusd's configuration"))?;
     Ok(text.to_owned())
 }

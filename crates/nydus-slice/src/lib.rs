@@ -52,13 +52,18 @@ pub fn main() -> ExitCode {
 
 /// clap quotes arguments, and one of them may be carried.
 fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help or the version, which have no arguments in them.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
     let text = error.render().to_string();
     let redacted = find::redact(&text);
     let _ = match redacted.trim_end() == text.trim_end() {
         true => error.print(),
         false => writeln!(anstream::stderr(), "{redacted}"),
     };
-    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+    ExitCode::from(USAGE)
 }
 
 fn run(command: Command) -> anyhow::Result<Report> {

@@ -83,6 +83,8 @@ fn encode_cases() -> Vec<Case> {
     vec![
         ("encode-not-json", args("/s", "-", "v6"), format!("{{\"auth\":{SECRET}}}")),
         ("encode-empty", args("", "-", "v5"), "{}".into()),
+        ("encode-relative", args("s", "-", "v5"), "{}".into()),
+        ("encode-no-object", args("/s", "-", "v6"), format!("[\"{SECRET}\"]")),
         ("encode-no-file", args("/s", "missing", "v5"), String::new()),
         ("encode-version", args("/s", "-", "rafsv6"), "{}".into()),
         ("encode-plain", args("/s", "-", "v5"), " {}\n".into()),
@@ -238,6 +240,18 @@ fn what_is_encoded_is_decoded() {
     for part in [r#"{\"auth\":\"x\"}"#, r#""findings": []"#, r#""/d""#, r#""v5""#] {
         assert!(decoded.contains(part), "{part}: {decoded}");
     }
+}
+
+/// What is printed for `--help` has the options' names in it, and is no secret.
+#[test]
+fn help_is_whole() {
+    let directory = stage();
+    for args in ["--help", "help", "-h", "decode --help", "--version"] {
+        let output = run(directory.path(), args, "");
+        assert!(!output.contains("stderr: ") && !output.contains("extraoption=..."), "{output}");
+        assert!(output.ends_with("exit status: 0\n"), "{output}");
+    }
+    assert!(run(directory.path(), "--help", "").contains("best given on standard input"));
 }
 
 #[test]

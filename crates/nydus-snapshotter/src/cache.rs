@@ -4,6 +4,7 @@ use crate::labels::{LAYER_DIGEST, NYDUS_BLOB, NYDUS_BOOTSTRAP};
 use crate::store::Record;
 use crate::usage::Usage;
 use nydusd_client::bootstrap;
+use rafs_erofs::SUFFIXES;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
@@ -14,10 +15,6 @@ use std::path::{Path, PathBuf};
 const BLOCK: u64 = 512;
 /// Digits of a blob's name.
 const DIGITS: usize = 64;
-/// What `nydusd` appends to a blob's name, in the order in which it may go: what says that data
-/// is there before the data.
-const SUFFIXES: [&str; 6] =
-    [".chunk_map", ".blob.data.chunk_map", ".blob.meta", ".blob.meta.new", ".blob.data", ""];
 
 /// Names of blobs that images use.
 pub type Blobs = BTreeSet<String>;
@@ -142,7 +139,8 @@ mod tests {
         for other in others {
             fs::write(cache.path().join(other), "x").unwrap();
         }
-        let all = Usage { inodes: 6, size: 6 * 4096 };
+        let files = SUFFIXES.len() as u64;
+        let all = Usage { inodes: files, size: files * 4096 };
         assert_eq!(usage(cache.path(), &format!("sha256:{unused}")), all);
         let found = blobs(cache.path()).unwrap();
         remove(cache.path(), &(&found - &Blobs::from([used.clone()]))).unwrap();

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::idmap::IdMap;
 use crate::images::Image;
 use crate::mounts::{Carried, Image as Lower};
-use crate::native;
+use crate::native::{self, Natives};
 use crate::snapshots::Snapshots;
 use crate::store::Record;
 use nydus_mount_slice::Secret;
@@ -41,7 +41,7 @@ impl Snapshots {
 
     /// Where the kernel serves the image for this snapshot; `None` if `nydusd` shall.
     async fn native(&self, record: &Record, image: &Image) -> Result<Option<PathBuf>> {
-        if self.must_be_native(record) {
+        if must_be_native(&self.natives, record) {
             let failed = |error| Error::Native(record.key.clone(), error);
             return self.awaited(image).await.map(Some).map_err(failed);
         }
@@ -61,13 +61,6 @@ impl Snapshots {
         Ok(mounted)
     }
 
-    /// Whether a snapshot may not get a daemon's mount: it is configured so, or its owners are
-    /// mapped, which FUSE cannot do.
-    pub(crate) fn must_be_native(&self, record: &Record) -> bool {
-        self.natives.policy() == KernelNative::Required
-            || matches!(IdMap::of(&record.labels), Ok(Some(_)))
-    }
-
     /// The image by the kernel, however long it takes to complete it.
     async fn awaited(&self, image: &Image) -> Result<PathBuf, Arc<native::Error>> {
         // Again where its files have changed meanwhile.
@@ -83,4 +76,10 @@ impl Snapshots {
         let mounted = self.natives.serve(image.id).await.map_err(Arc::new)?;
         mounted.ok_or_else(|| Arc::new(rafs_erofs::Error::Stopped.into()))
     }
+}
+
+/// Whether a snapshot may not get a daemon's mount: it is configured so, or its owners are mapped,
+/// which `nydusd`'s FUSE mounts do not allow.
+pub(crate) fn must_be_native(natives: &Natives, record: &Record) -> bool {
+    natives.policy() == KernelNative::Required || matches!(IdMap::of(&record.labels), Ok(Some(_)))
 }

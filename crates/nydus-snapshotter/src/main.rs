@@ -32,7 +32,8 @@ fn run() -> anyhow::Result<()> {
         Some(Command::Warm { image }) => wait_for(warm::run(&config()?.address, &image)),
         Some(Command::Config(ConfigCommand::Check)) => {
             let config = config()?;
-            config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            let warnings = config.warnings.iter().cloned().chain(config.obstacles());
+            warnings.for_each(|warning| eprintln!("warning: {warning}"));
             print!("{}", config.effective());
             Ok(())
         }

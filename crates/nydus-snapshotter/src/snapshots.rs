@@ -12,6 +12,7 @@ use crate::labels::{
     self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
 };
 use crate::layout::Layout;
+use crate::lower::must_be_native;
 use crate::mounts::{self, Host};
 use crate::native::Natives;
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
@@ -94,8 +95,8 @@ impl Snapshots {
             let mut record = draft.create(kind, &key, &parent, labels)?;
             let parents = draft.parents(&record)?;
             // Before anybody knows it: from here on it needs no daemon.
-            record.kernel =
-                meta_of(&record, &parents, driver).is_some_and(|meta| natives.is_promoted(meta));
+            record.kernel = meta_of(&record, &parents, driver)
+                .is_some_and(|meta| natives.is_promoted(meta) || must_be_native(&natives, &record));
             if record.kernel {
                 draft.set_kernel(&record.key, record.id, true)?;
             }
@@ -256,12 +257,13 @@ impl Snapshots {
     /// Removes the directory of a removed snapshot, and what served it.
     async fn discard(&self, id: u64) -> Result<()> {
         let failed = |error| Error::Image(id.to_string(), error);
-        let job = self.natives.cancel(id);
+        let mut job = self.natives.cancel(id);
         self.images.release(id, |_| true).await.map_err(failed)?;
-        if let Some(job) = job {
-            // It may just have started a daemon.
-            let _ = job.ended().await;
+        while let Some(last) = job {
+            // It may just have started a daemon, and another may have begun.
+            let _ = last.ended().await;
             self.images.release(id, |_| true).await.map_err(failed)?;
+            job = self.natives.cancel(id);
         }
         let failed = |error| Error::Native(id.to_string(), Arc::new(error));
         self.natives.remove(id).await.map_err(failed)?;
@@ -346,7 +348,22 @@ impl Snapshots {
                 tracing::error!(id, %error, "the directory cannot be removed");
             }
         }
+        self.remove_strays().await?;
         self.collect_cache().await
+    }
+
+    /// Removes what was promoted of images that have no record any more: a job was just at it.
+    async fn remove_strays(&self) -> Result<()> {
+        // These first: an image that comes meanwhile is not among them.
+        let mut strays = self.natives.all();
+        let all_told = self.each(|_, record| drop(strays.remove(&record.id)))?;
+        let strays = strays.into_iter().filter(|(_, known)| all_told && known.job.is_none());
+        for (id, _) in strays {
+            if let Err(error) = self.natives.remove(id).await {
+                tracing::error!(id, %error, "what was promoted cannot be removed");
+            }
+        }
+        Ok(())
     }
 
     /// Ends daemons, and unmounts what the kernel serves, of images that no snapshot needs.
@@ -394,7 +411,7 @@ impl Snapshots {
     fn needs_daemon(&self, image: &Image) -> Result<bool> {
         let (natives, shared) = (&self.natives, self.images.mode() == DaemonMode::Shared);
         let kept = shared && !natives.is_promoted(image.id);
-        let on_daemon = |record: &Record| !record.kernel && !self.must_be_native(record);
+        let on_daemon = |record: &Record| !record.kernel;
         let working = natives.is_working(image.id);
         Ok(working || self.is_used(image, kept, on_daemon)?)
     }

@@ -12,9 +12,19 @@ const MAGIC: [u8; 4] = 0x424d_4150_u32.to_le_bytes();
 const MAGIC_2: [u8; 4] = 0x434d_4150_u32.to_le_bytes();
 const ALL_READY: [u8; 4] = 0x4d4d_4150_u32.to_le_bytes();
 
-/// What nydusd names files of a blob. The chunk map goes first: the others are nothing without.
-const SUFFIXES: &[&str] =
-    &[".chunk_map", ".blob.data", ".blob.raw", ".blob.meta", ".blob.digest", ".blob.toc"];
+/// What nydusd appends to a blob's id for its files, earlier releases too, in the order in which
+/// they may go: what says that data is there before the data.
+pub const SUFFIXES: [&str; 9] = [
+    ".chunk_map",
+    ".blob.data.chunk_map",
+    ".blob.digest",
+    ".blob.toc",
+    ".blob.meta",
+    ".blob.meta.new",
+    ".blob.data",
+    ".blob.raw",
+    "",
+];
 
 /// How much of an image is cached. Only what the bootstrap refers to counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

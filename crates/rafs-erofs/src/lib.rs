@@ -29,7 +29,7 @@ mod probe;
 mod promote;
 mod verify;
 
-pub use cache::{Cache, Progress};
+pub use cache::{Cache, Progress, SUFFIXES};
 pub use error::{Changed, Error, How, Result, Unserved, Unsupported};
 pub use image::{Blob, Chunk, Digester, Image};
 pub use mount::{Way, unmount};

@@ -22,7 +22,8 @@ const VERSION: u32 = 1;
 pub enum Placement {
     /// A reflink: a file of its own, which shares the cache file's space.
     Clone,
-    /// Another name of nydusd's cache file, to which nydusd writes no more, as all of it is there.
+    /// Another name of nydusd's cache file: all of it is there, and no other daemon had begun to
+    /// write to it before that.
     Link,
     /// A copy. The cache file takes space for nothing once no nydusd needs it.
     Copy,
@@ -176,6 +177,15 @@ impl Native {
     /// The first file that is not.
     pub fn check(&self) -> Result<(), Changed> {
         self.open().map(drop)
+    }
+
+    /// The blobs whose file is not the one that was verified.
+    pub fn changed(&self) -> impl Iterator<Item = &Device> + '_ {
+        let devices = self.record.devices.iter().enumerate();
+        let changed = |(number, (_, identity)): &(usize, &(Device, Identity))| {
+            opened(&self.directory.join(number.to_string()), identity).is_err()
+        };
+        devices.filter(changed).map(|(_, (device, _))| device)
     }
 
     /// The bootstrap and the blobs, opened and each the one that was verified.

@@ -1,6 +1,6 @@
 //! Gives a blob's data a file of ours.
 
-use crate::error::{Result, io};
+use crate::error::{Error, Result, io};
 use crate::native::Placement;
 use crate::promote::{Phase, Work};
 use crate::{Blob, Cache, Chunk, ioctl};
@@ -105,7 +105,10 @@ pub(crate) fn guard(path: &Path) -> Result<bool> {
     let file = File::open(path).map_err(io("open", path))?;
     match ioctl::verity_enable(&file) {
         Ok(()) => Ok(true),
-        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL) => Ok(false),
+        // Not permitted: the kernel is set to want signatures (fs.verity.require_signatures).
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => Ok(false),
+        // Somebody has it open for writing: a child of ours between fork and exec.
+        Err(Errno::TXTBSY) => Err(Error::Busy(path.to_owned())),
         Err(error) => Err(io("enable fs-verity on", path)(error.into())),
     }
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result, io};
 use crate::image::{Image, hex};
 use crate::native::{BOOTSTRAP, Device, Identity, Native, Placement, Record};
 use crate::{Cache, place, verify};
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -43,6 +44,9 @@ pub struct Promotion<'a> {
     /// Enable fs-verity where the file system has it. Where that cannot make reflinks, the data is
     /// copied, as nydusd could not open a file with fs-verity.
     pub verity: bool,
+    /// Blobs that other daemons than this image's may yet write to, and be it the same bytes: these
+    /// get a reflink or a copy, too.
+    pub shared: &'a BTreeSet<String>,
 }
 
 impl Promotion<'_> {
@@ -113,7 +117,8 @@ impl Promotion<'_> {
         let (blob, chunks) = (&image.blobs[number], image.chunks_of(number));
         let path = self.into.join(number.to_string());
         let cache = Cache::new(self.cache);
-        let placement = place::place((&cache, blob, chunks), &path, verity, work)?;
+        let own = verity || self.shared.contains(&blob.id);
+        let placement = place::place((&cache, blob, chunks), &path, own, work)?;
         if verity {
             place::guard(&path)?;
         }

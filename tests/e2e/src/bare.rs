@@ -18,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Length of the large file of the image, bytes.
 pub const BIG: usize = 4 << 20;
@@ -213,6 +214,10 @@ impl Node {
         let root = self.snapshotter.root();
         let said = || self.snapshotter.said();
         assert_eq!(self.daemons(), Vec::<i32>::new(), "{}", said());
+        // At its start it tries for a moment what the kernel can mount.
+        let probe = root.join("native/.probe");
+        let probing = || mounts().iter().any(|mount| mount.point.starts_with(&probe));
+        assert!(service::until(Duration::from_secs(20), || !probing()), "{}", said());
         let mounted: Vec<_> = mounts().into_iter().map(|mount| mount.point).collect();
         let below = |point: &PathBuf| point != &root && point.starts_with(&root);
         assert!(!mounted.iter().any(below), "{mounted:?}\n{}", said());
@@ -247,7 +252,7 @@ pub fn names_in(directory: &Path) -> Vec<String> {
 pub fn unmount(target: &Path) {
     // Whoever looks through /proc at this very moment holds it.
     let gone = || rustix::mount::unmount(target, rustix::mount::UnmountFlags::empty()).is_ok();
-    let in_time = service::until(std::time::Duration::from_secs(20), gone);
+    let in_time = service::until(Duration::from_secs(20), gone);
     assert!(in_time, "{} stays mounted", target.display());
 }
 

@@ -11,9 +11,10 @@ use nydus_e2e::run::{Ran, run};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, programs, rootfs, service};
 use nydus_mount_slice::ExtraOption;
+use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -136,6 +137,8 @@ fn reboot(node: &mut Node) {
         unmount(&mount.point);
     }
     node.snapshotter.restart();
+    // It listens before it looks at what is there.
+    node.expect(node.client.keys());
 }
 
 /// Type and payload are the same but for the container's own directory.
@@ -156,6 +159,7 @@ fn what_has_changed_is_not_mounted() {
     type Damage = fn(&Path);
     let table: &[(&str, Damage, &str)] = &[
         ("0", |file| overwrite(file, b"wrong"), "was changed since it was verified"),
+        ("0", overwrite_all, "was changed since it was verified"),
         ("0", |file| cut(file, 4096), "bytes, expected"),
         ("1", |file| fs::remove_file(file).expect("a file"), "is missing"),
         ("0", |file| replace(file), "is another file than was verified"),
@@ -175,11 +179,13 @@ fn what_has_changed_is_not_mounted() {
                 reboot(&mut node);
             }
             let own = fs::read_dir(native(&node)).expect("images").flatten().next();
-            damage(&own.expect("an image").path().join("image").join(name));
+            let own = own.expect("an image").path();
+            damage(&own.join("image").join(name));
             let key = format!("c{number}");
             let entry = node.container(&key, &top);
             assert!(!is_kernel(&node, &entry), "{name} {why}\n{}", node.snapshotter.said());
             assert_eq!(served(&node), "fuse");
+            assert!(!own.join("mnt").exists(), "{name}: an overlay that comes late would be empty");
             let told = status(&node)["why"].as_str().unwrap_or_default().to_owned();
             assert!(told.contains(why), "{name}: {told:?}, not {why:?}");
             let root = node.mount(&entry, &key);
@@ -195,6 +201,11 @@ fn what_has_changed_is_not_mounted() {
 fn overwrite(file: &Path, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(file).expect("a file");
     file.write_all_at(bytes, 0).expect("a write");
+}
+
+/// This blob and the next.
+fn overwrite_all(file: &Path) {
+    ["0", "1"].iter().for_each(|name| overwrite(&file.with_file_name(name), b"wrong"));
 }
 
 fn cut(file: &Path, length: u64) {
@@ -351,6 +362,61 @@ fn required() {
         let root = node.mount(&entry, "m0");
         check_all(&root);
         unmount(&root);
+        node.clear();
+    }
+}
+
+/// `required` later: containers that are on FUSE then stay there.
+#[test]
+fn required_later() {
+    for mut node in nodes("") {
+        let top = node.unpack();
+        let root = node.mount(&node.container("c0", &top), "m0");
+        node.snapshotter.service().stop();
+        let config = node.stage.join("s/config.toml");
+        let text = fs::read_to_string(&config).expect("a configuration");
+        let text = text + "[native]\nkernel_native = 'required'\n";
+        fs::write(&config, text).expect("a configuration");
+        node.snapshotter.restart();
+        node.expect(node.client.cleanup());
+        check_files(&root);
+        assert!(is_kernel(&node, &node.container("c1", &top)));
+        node.expect(node.client.cleanup());
+        check_all(&root);
+        assert_eq!(node.daemons().len(), 1, "{}", node.snapshotter.said());
+        unmount(&root);
+        node.expect(node.client.remove("c0"));
+        node.expect(node.client.cleanup());
+        assert_eq!(node.daemons(), Vec::<i32>::new(), "{}", node.snapshotter.said());
+        node.clear();
+    }
+}
+
+/// Whoever makes an image may put anything where the bootstrap is.
+#[test]
+fn a_bootstrap_is_a_file() {
+    type Put = fn(&Path);
+    let table: [(Put, &str); 3] = [
+        (|path| mkfifoat(CWD, path, Mode::RUSR).expect("a FIFO"), "expected a regular file"),
+        (|path| symlink("/etc/passwd", path).expect("a link"), "symbolic links"),
+        (|path| fs::create_dir(path).expect("a directory"), "expected a regular file"),
+    ];
+    for node in nodes("") {
+        node.unpack();
+        let snapshots = fs::read_dir(node.snapshotter.root().join("snapshots")).expect("snapshots");
+        let bootstraps = snapshots.flatten().map(|one| one.path().join("fs/image/image.boot"));
+        let bootstrap = bootstraps.into_iter().find(|path| path.exists()).expect("a bootstrap");
+        for (put, why) in table {
+            fs::rename(&bootstrap, bootstrap.with_extension("real")).expect("a name");
+            put(&bootstrap);
+            let ran = warm(&node);
+            assert!(!ran.ok() && ran.shows(why.as_bytes()), "{ran}");
+            fs::rename(&bootstrap, bootstrap.with_extension("wrong")).expect("a name");
+            fs::rename(bootstrap.with_extension("real"), &bootstrap).expect("a name");
+            let wrong = bootstrap.with_extension("wrong");
+            fs::remove_file(&wrong).or_else(|_| fs::remove_dir(wrong)).expect("removed");
+        }
+        warmed(&node);
         node.clear();
     }
 }

@@ -19,6 +19,9 @@ use toml::{Table, Value};
 /// Longest root, bytes: `sun_path` has 108 for `ROOT/socket/<20 characters>/apiN.sock`.
 pub const MAX_ROOT: usize = 70;
 
+/// Longest name of a socket, bytes: `sun_path` with the zero at its end.
+const MAX_SOCKET: usize = 107;
+
 /// How many daemons there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DaemonMode {
@@ -104,7 +107,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("configuration {0:?}: {1}")]
+    #[error("cannot read configuration {0:?}: {1}")]
     Unreadable(PathBuf, std::io::Error),
     /// It is not TOML, or a value has the wrong type.
     #[error("configuration {0:?}: {1}")]
@@ -220,6 +223,18 @@ fn bounds(file: &File) -> Result<(), Error> {
         (!file.root.is_absolute(), value("root", root, "an absolute path")),
         (!file.address.is_absolute(), value("address", file.address.display(), "an absolute path")),
         (
+            file.address.as_os_str().len() > MAX_SOCKET,
+            value("address", file.address.display(), "at most 107 bytes"),
+        ),
+        (
+            !file.metrics.address.is_empty() && !has_port(&file.metrics.address),
+            value(
+                "metrics.address",
+                &file.metrics.address,
+                "HOST:PORT, or :PORT for all addresses",
+            ),
+        ),
+        (
             daemon.threads_number > 1024,
             value("daemon.threads_number", daemon.threads_number, "at most 1024"),
         ),
@@ -329,6 +344,10 @@ fn interval(text: &str) -> Result<Duration, Error> {
         .ok_or_else(|| value("metrics.collect_interval", text, "a time such as 1m, at least 1s"))
 }
 
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 /// Go takes `:9110` for all addresses of the host.
 fn listening(address: &str) -> String {
     match address.strip_prefix(':') {
@@ -349,10 +368,46 @@ fn slice_type(path: &str) -> Result<String, Error> {
 }
 
 impl Config {
-    /// The configuration as a file that says it all.
+    /// The configuration as a file that says all that has an effect.
     pub fn effective(&self) -> String {
-        toml::to_string(&self.file).unwrap_or_default()
+        let mut table = Table::try_from(&self.file).unwrap_or_default();
+        unbuilt::drop_ignored(&mut table);
+        toml::to_string(&table).unwrap_or_default()
     }
+
+    /// What would be in its way here and now, as far as a look tells.
+    pub fn obstacles(&self) -> Vec<String> {
+        let file::Daemon { nydusd_path, nydusd_config, .. } = &self.file.daemon;
+        let root = self.root.canonicalize().unwrap_or_else(|_| self.root.clone());
+        let mut found = Vec::new();
+        if root.as_os_str().len() > MAX_ROOT {
+            found.push(format!("root = {root:?}: expected at most {MAX_ROOT} bytes"));
+        }
+        if self.mode != DaemonMode::None && !is_program(nydusd_path) {
+            found.push(format!("daemon.nydusd_path = {nydusd_path:?}: there is no such program"));
+        }
+        if self.driver == Driver::Fusedev
+            && let Err(error) = template(nydusd_config)
+        {
+            found.push(format!("daemon.nydusd_config = {nydusd_config:?}: {error}"));
+        }
+        found
+    }
+}
+
+/// Whether the template of `nydusd`'s configuration may be one.
+fn template(path: &Path) -> Result<(), String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let parsed = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&text);
+    // The error's own text may quote a password.
+    parsed.map(drop).map_err(|error| format!("line {}: expected an object of JSON", error.line()))
+}
+
+/// Whether there is a file of that path, or of that name in the PATH.
+fn is_program(name: &Path) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = || std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    if name.components().count() > 1 { name.is_file() } else { in_path() }
 }
 
 #[cfg(test)]
@@ -452,17 +507,22 @@ mod tests {
             let config = checked(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert!(effect(&config), "{text}: {config:?}");
             let again = checked(&config.effective()).unwrap();
-            assert_eq!(again.file, config.file, "{text}");
+            assert_eq!(again.effective(), config.effective(), "{text}");
+            assert_eq!(again.warnings, Vec::<String>::new(), "{text}");
         }
     }
 
     #[test]
     fn what_cannot_run_is_refused() {
+        let long = format!("address = '/{}'", "a".repeat(MAX_SOCKET));
         let table = [
             ("version = 2", "version = \"2\": expected 1"),
             ("root = 'r'", "root = \"r\": expected an absolute path"),
             ("address = 'a.sock'", "address = \"a.sock\": expected an absolute path"),
             ("daemon_mode = 'one'", "expected dedicated, shared or none"),
+            (&*long, "expected at most 107 bytes"),
+            ("[metrics]\naddress = 'foo'", "metrics.address = \"foo\": expected HOST:PORT"),
+            ("[metrics]\naddress = 'foo:http'", "expected HOST:PORT"),
             (
                 "[daemon]\nfs_driver = 'fscache'",
                 "\"fscache\" is not built: expected fusedev or proxy",
@@ -508,6 +568,46 @@ mod tests {
         {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(expected) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn obstacles_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let (good, bad) = (file("good", "{}"), file("bad", "{\n\"password\": hunter2}"));
+        let long = format!("/{}", "r".repeat(MAX_ROOT));
+        let table = [
+            ("dedicated", "fusedev", "/", "sh", good.as_str(), &[][..]),
+            ("dedicated", "fusedev", "/", &good, &good, &[]),
+            ("dedicated", "fusedev", &long, "sh", &good, &["root = ", "at most 70 bytes"]),
+            ("dedicated", "fusedev", "/", "no-such", &good, &["nydusd_path = \"no-such\""]),
+            ("shared", "fusedev", "/", "/no/such", &good, &["nydusd_path = \"/no/such\""]),
+            (
+                "shared",
+                "fusedev",
+                "/",
+                "sh",
+                "/no/such",
+                &["nydusd_config = \"/no/such\"", "No such"],
+            ),
+            ("none", "fusedev", "/", "no-such", &bad, &["line 2: expected an object of JSON"]),
+            ("none", "proxy", "/", "no-such", &bad, &[]),
+        ];
+        for (mode, driver, root, program, template, expected) in table {
+            let text = format!(
+                "daemon_mode = '{mode}'\nroot = '{root}'\n[daemon]\nfs_driver = '{driver}'\n\
+                 nydusd_path = '{program}'\nnydusd_config = '{template}'\n\
+                 [snapshot]\nenable_kata_volume = true"
+            );
+            let found = checked(&text).unwrap().obstacles().join("\n");
+            assert_eq!(found.is_empty(), expected.is_empty(), "{text}: {found}");
+            assert!(expected.iter().all(|word| found.contains(word)), "{text}: {found}");
+            assert!(!found.contains("hunter2"), "{found}");
         }
     }
 

@@ -64,6 +64,25 @@ pub(super) fn without_effect(file: &Table) -> Vec<String> {
         .collect()
 }
 
+/// Leaves out the keys that have no effect.
+pub(super) fn drop_ignored(file: &mut Table) {
+    drop_below(file, "");
+}
+
+fn drop_below(table: &mut Table, section: &str) {
+    table.retain(|key, value| {
+        let key = format!("{section}{key}");
+        match value {
+            _ if is_ignored(&key) => false,
+            Value::Table(inner) => {
+                drop_below(inner, &format!("{key}."));
+                !inner.is_empty()
+            }
+            _ => true,
+        }
+    });
+}
+
 fn is_ignored(key: &str) -> bool {
     let below = |name| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
     IGNORED.into_iter().any(|name| key == name || below(name))

@@ -25,8 +25,18 @@ pub(super) fn place(layout: &Layout, cache: &Path) -> PathBuf {
     };
     match device(layout.root()) == device(cache) {
         true => layout.native(),
-        false => cache.join("native"),
+        // As the kernel names it: mounts are known by their files' paths.
+        false => resolved(cache).join("native"),
     }
+}
+
+/// The path without links, also of what is not there yet.
+fn resolved(path: &Path) -> PathBuf {
+    let real = |there: &Path| {
+        let real = fs::canonicalize(there).ok()?;
+        Some(real.join(path.strip_prefix(there).ok()?))
+    };
+    path.ancestors().find_map(real).unwrap_or_else(|| path.to_owned())
 }
 
 /// What is promoted in this directory.
@@ -45,6 +55,8 @@ pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Known>> {
                 if let Err(error) = Native::remove(&files(&own)) {
                     tracing::warn!(path = %own.display(), %error, "a promotion's rest stays");
                 }
+                // Not if it is mounted, or not empty.
+                let _ = fs::remove_dir(own.join("mnt")).and_then(|()| fs::remove_dir(&own));
             }
             // Who wants it is told, and then it goes.
             Err(_) => drop(known.insert(id, promoted(None))),

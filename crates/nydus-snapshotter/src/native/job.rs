@@ -1,8 +1,11 @@
 //! A job: completes an image's cache, if that must be, and promotes it.
 
 use super::{Error, Known, Natives, Reins, blocking, private, promoted, read};
-use crate::images::{Image, Images};
+use crate::cache::{self, Blobs};
+use crate::images::{self, Image, Images};
+use nydusd_client::bootstrap;
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress, Promotion};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -98,6 +101,8 @@ impl Natives {
     pub(super) async fn look(self: &Arc<Self>, id: u64) -> Result<Progress, Error> {
         let (bootstrap, cache) = (self.layout.bootstrap(id), self.settings.cache.clone());
         let shown = bootstrap.clone();
+        // Whoever made the image may have put anything there, such as a FIFO.
+        bootstrap::version(&bootstrap).map_err(images::Error::from)?;
         let looked = move || {
             let image = rafs_erofs::Image::open(&bootstrap);
             Ok(image.and_then(|image| Cache::new(cache).progress(&image)))
@@ -127,7 +132,9 @@ impl Work {
         let (id, outcome) = (self.image.id, self.promoted().await);
         let stage = {
             let mut known = self.natives.known();
-            let entry = known.entry(id).or_default();
+            // The image may have been removed meanwhile.
+            let mut nobody = Known::default();
+            let entry = known.get_mut(&id).unwrap_or(&mut nobody);
             entry.job = None;
             match outcome {
                 Ok(()) => {
@@ -216,7 +223,9 @@ impl Work {
             private(&natives.own(id))?;
             let (bootstrap, into) = (natives.layout.bootstrap(id), natives.files(id));
             let cache = &natives.settings.cache;
-            let promotion = Promotion { bootstrap: &bootstrap, cache, into: &into, verity: true };
+            let shared = &work.shared_blobs()?;
+            let (bootstrap, into, verity) = (&*bootstrap, &*into, true);
+            let promotion = Promotion { bootstrap, cache, into, verity, shared };
             let mut before = 0;
             let outcome = promotion.run(&mut |step| {
                 let bytes = step.done.saturating_sub(before);
@@ -236,6 +245,20 @@ impl Work {
             Ok(outcome.map(drop))
         };
         Ok(blocking(&shown, verified).await??)
+    }
+
+    /// Cached blobs of images that other daemons serve: each of them may have begun to fetch a chunk
+    /// before it was there, and writes it once more.
+    fn shared_blobs(&self) -> io::Result<Blobs> {
+        let cached = cache::blobs(&self.natives.settings.cache)?;
+        let mut shared = Blobs::new();
+        for served in self.images.served() {
+            if served.image.id != self.image.id && !served.live.shared {
+                let bootstrap = self.natives.layout.bootstrap(served.image.id);
+                cache::add(&mut shared, &cached, &bootstrap)?;
+            }
+        }
+        Ok(shared)
     }
 
     fn tell(&self, stage: Option<Stage>) {

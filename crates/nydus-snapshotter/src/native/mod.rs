@@ -229,14 +229,14 @@ impl Natives {
     fn demote(&self, id: u64, native: Option<&Native>, error: &Erofs) {
         tracing::warn!(snapshot = id, %error, "the kernel does not serve the image any more");
         let undone = || {
-            let linked = native.zip(changed_device(error)).and_then(|(native, number)| {
-                let device = native.devices().nth(number)?;
-                (device.placement == Placement::Link).then(|| device.blob.clone())
-            });
-            if let Some(blob) = linked {
-                Cache::new(&self.settings.cache).discard(&blob)?;
+            // One that reads wrong may look as it did.
+            let named = native.zip(changed_device(error));
+            let named = named.and_then(|(native, number)| native.devices().nth(number));
+            let changed = native.into_iter().flat_map(Native::changed).chain(named);
+            for linked in changed.filter(|device| device.placement == Placement::Link) {
+                Cache::new(&self.settings.cache).discard(&linked.blob)?;
             }
-            unmount(&self.target(id))?;
+            self.unmounted(id)?;
             Native::remove(&self.files(id))
         };
         if let Err(error) = undone() {
@@ -250,13 +250,29 @@ impl Natives {
     ///
     /// # Errors
     /// It cannot be unmounted.
-    pub async fn release(&self, id: u64, unused: impl FnOnce() -> bool) -> Result<(), Error> {
+    pub async fn release(
+        self: &Arc<Self>,
+        id: u64,
+        unused: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
         let lock = self.lock(id).lock_owned().await;
         if unused() {
-            let target = self.target(id);
-            blocking(&target.clone(), move || Ok(unmount(&target))).await??;
+            let this = Arc::clone(self);
+            let unmounted = move || {
+                let _lock = lock;
+                Ok(this.unmounted(id))
+            };
+            blocking(&self.target(id), unmounted).await??;
         }
-        drop(lock);
+        Ok(())
+    }
+
+    /// Unmounts an image. Without its directory, whoever comes late gets an error, not an empty image.
+    fn unmounted(&self, id: u64) -> Result<(), Erofs> {
+        let target = self.target(id);
+        unmount(&target)?;
+        // Something else may be in it: then it is none of ours.
+        let _ = fs::remove_dir(target);
         Ok(())
     }
 
@@ -310,6 +326,7 @@ impl Natives {
         let (own, target, files) = (self.own(id), self.target(id), self.files(id));
         let place = self.place.clone();
         let removed = move || {
+            let _lock = lock;
             if !own.exists() {
                 return Ok(Ok(()));
             }
@@ -324,7 +341,6 @@ impl Natives {
             Ok(Ok(()))
         };
         blocking(&self.own(id), removed).await??;
-        drop(lock);
         self.forget_lock(id);
         Ok(())
     }

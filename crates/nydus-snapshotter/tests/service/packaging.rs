@@ -28,7 +28,11 @@ fn the_daemon_set_is_whole() {
     std::fs::write(&config, data["config.toml"].as_str().unwrap()).unwrap();
     let mut check = Command::new(PROGRAM);
     let checked = check.arg("--config").arg(config).args(["config", "check"]).output().unwrap();
-    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", said(&checked));
+    assert!(checked.status.success(), "{}", said(&checked));
+    // This machine need not have what the pod's image has.
+    let lacks = |line: &str| line.contains("daemon.nydusd_path") || line.contains("nydusd_config");
+    let warnings = String::from_utf8_lossy(&checked.stderr);
+    assert!(warnings.lines().all(lacks), "{}", said(&checked));
     let template = data["nydusd-config.json"].as_str().unwrap();
     let template: serde_json::Value = serde_json::from_str(template).unwrap();
     let backend = &template["device"]["backend"]["type"];

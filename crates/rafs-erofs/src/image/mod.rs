@@ -143,8 +143,9 @@ impl Image {
         let mut looks = 0;
         walk::walk(bytes, &of, &mut |extent| {
             let Some(covered) = walk::covered(&extent, &chunks) else {
-                let path = String::from_utf8_lossy(extent.path);
-                return Err(Unserved::NoDigest(format!("data of file {path:?}")).into());
+                let path = extent.path.whole().unwrap_or_default();
+                let what = format!("data of file {:?}", String::from_utf8_lossy(&path));
+                return Err(Unserved::NoDigest(what).into());
             };
             samples.look(&extent, covered);
             looks += covered.len();
@@ -200,12 +201,13 @@ impl<'a> Samples<'a> {
             let alike = self.alike.get(&(chunk.offset, chunk.digest));
             inside && alike.is_none_or(|&blobs| blobs == 1)
         };
-        let chunk = covered.iter().find(telling);
+        let Some(chunk) = covered.iter().find(telling) else { return };
         // A record is JSON.
-        let (Some(chunk), Ok(path)) = (chunk, str::from_utf8(extent.path)) else { return };
+        let path = extent.path.whole().and_then(|path| String::from_utf8(path).ok());
+        let Some(path) = path else { return };
         self.found[blob] = Some(Sample {
             blob,
-            path: path.to_owned(),
+            path,
             at: extent.at + (chunk.offset - extent.offset),
             size: chunk.size,
             digester: self.blobs[blob].digester,

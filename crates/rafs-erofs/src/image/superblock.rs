@@ -20,6 +20,8 @@ const INCOMPATIBLE: u32 = 0x4 | 0x8;
 const COMPATIBLE: u32 = 0x4000_0000;
 /// As many as an index of a chunk can name.
 const BLOBS: u16 = 255;
+/// nydus has no others either, bytes.
+const CHUNK: std::ops::RangeInclusive<u32> = 4096..=16 << 20;
 /// nydus reads no more either: 16 TiB.
 const LARGEST_BLOB: u64 = 1 << 44;
 
@@ -76,10 +78,14 @@ impl Super {
             return Err(feature(format!("unknown features {:#x} of EROFS", incompatible)));
         }
         flags(u64(extended, 0))?;
+        let chunk_size = u32(extended, 20);
+        if !chunk_size.is_power_of_two() || !CHUNK.contains(&chunk_size) {
+            return Err(Problem::Damaged(format!("it has chunks of {chunk_size} bytes")));
+        }
         Ok(Self {
             inodes: u64::from(u32(base, 40)) * BLOCK,
             root: u16(base, 14).into(),
-            chunk_size: u32(extended, 20),
+            chunk_size,
             devices: (u64::from(u16(base, 88)) * SLOT, u16(base, 86)),
             blobs: (u64(extended, 8), u32(extended, 16).into()),
             chunks: (u64(extended, 24), u64(extended, 32)),

@@ -16,12 +16,49 @@ const SIZE_BITS: u32 = 0x1f;
 const DIRENT: usize = 12;
 /// Names longer than this are none to any Linux.
 const NAME: usize = 255;
+/// The same of paths, with the zero at their end.
+const PATH_MAX: usize = 4096;
+/// Index of the root in the list of directories.
+const ROOT: usize = 0;
+
+/// A directory; the root is its own parent.
+#[derive(Debug)]
+struct Directory<'a> {
+    parent: usize,
+    name: &'a [u8],
+}
+
+/// The path of a file. Kept by its parts: a bootstrap of a few MiB can have paths of gigabytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path<'a> {
+    directories: &'a [Directory<'a>],
+    parent: usize,
+    name: &'a [u8],
+}
+
+impl Path<'_> {
+    /// From the root, without a slash at its beginning; `None` if no process could open it.
+    pub(super) fn whole(&self) -> Option<Vec<u8>> {
+        let (mut names, mut length, mut at) = (vec![self.name], self.name.len(), self.parent);
+        while at != ROOT {
+            let Directory { parent, name } = &self.directories[at];
+            length += name.len() + 1;
+            if length >= PATH_MAX {
+                return None;
+            }
+            names.push(name);
+            at = *parent;
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+}
 
 /// Data of a file that lies together in a blob.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent<'a> {
-    /// The path of the file from the root, without a slash at its beginning.
-    pub(super) path: &'a [u8],
+    /// The file.
+    pub(super) path: Path<'a>,
     /// Where in the file, bytes.
     pub(super) at: u64,
     /// The blob.
@@ -52,22 +89,27 @@ pub(super) fn walk(
 ) -> Read<()> {
     let mut tree = Tree { bytes, of, left: bytes.0.len() as u64 };
     let mut seen = HashSet::from([of.root]);
-    let mut directories = vec![(of.root, Vec::new())];
+    let mut directories = vec![Directory { parent: ROOT, name: b"" }];
+    let mut pending = vec![(of.root, ROOT)];
     if tree.inode(of.root)?.mode & 0o170_000 != 0o040_000 {
         return Err(damaged(of.root, "the root is no directory"));
     }
-    while let Some((number, path)) = directories.pop() {
+    while let Some((number, parent)) = pending.pop() {
         for (number, name) in tree.entries(number)? {
             // Names of one inode: a link, or a loop in a damaged bootstrap.
             if !seen.insert(number) {
                 continue;
             }
-            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-            let path = [&path[..], slash, name].concat();
             let child = tree.inode(number)?;
             match child.mode & 0o170_000 {
-                0o040_000 => directories.push((number, path)),
-                0o100_000 => tree.extents(&child, &path, visit)?,
+                0o040_000 => {
+                    pending.push((number, directories.len()));
+                    directories.push(Directory { parent, name });
+                }
+                0o100_000 => {
+                    let path = Path { directories: &directories, parent, name };
+                    tree.extents(&child, path, visit)?;
+                }
                 0o120_000 => drop(tree.content(&child, 0)?),
                 0o020_000 | 0o060_000 | 0o010_000 | 0o140_000 => {}
                 _ => return Err(damaged(number, "its type is unknown")),
@@ -158,7 +200,7 @@ impl<'a> Tree<'a> {
     fn extents(
         &mut self,
         file: &Inode,
-        path: &[u8],
+        path: Path<'_>,
         visit: &mut dyn FnMut(Extent<'_>) -> Read<()>,
     ) -> Read<()> {
         if file.size == 0 {
@@ -215,4 +257,28 @@ pub(super) fn covered<'a>(extent: &Extent<'_>, chunks: &'a [Chunk]) -> Option<&'
 
 fn damaged(number: u64, what: &str) -> Problem {
     Problem::Damaged(format!("inode {number}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let name = "n".repeat(NAME);
+        let directory = |parent, name| Directory { parent, name };
+        let mut directories =
+            vec![directory(ROOT, &b""[..]), directory(0, b"a"), directory(1, b"b")];
+        let whole = |directories: &[Directory<'_>], parent| {
+            Path { directories, parent, name: b"file" }.whole()
+        };
+        for (parent, expected) in [(0, "file"), (1, "a/file"), (2, "a/b/file")] {
+            assert_eq!(whole(&directories, parent).unwrap(), expected.as_bytes());
+        }
+        for _ in 0..16 {
+            directories.push(directory(directories.len() - 1, name.as_bytes()));
+        }
+        assert_eq!(whole(&directories, 17).unwrap().len(), "a/b/".len() + 15 * 256 + "file".len());
+        assert_eq!(whole(&directories, 18), None);
+    }
 }

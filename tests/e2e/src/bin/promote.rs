@@ -2,6 +2,7 @@
 //! `promote BOOTSTRAP CACHE INTO`, or `promote DIRECTORY file|loop TARGET`.
 
 use rafs_erofs::{Native, Promotion, Way};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
         }),
         None => {
             let (cache, into) = (Path::new(second), third);
-            let promotion = Promotion { bootstrap: first, cache, into, verity: true };
+            let promotion =
+                Promotion { bootstrap: first, cache, into, verity: true, shared: &BTreeSet::new() };
             promotion.run(&mut |_| ControlFlow::Continue(())).map(drop)
         }
     };

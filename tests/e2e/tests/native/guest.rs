@@ -10,6 +10,7 @@ use nydus_e2e::run::run;
 use nydus_e2e::{lacks, not_run, seen, specimens};
 use rafs_erofs::{Cache, Native, Placement, Promotion, probe};
 use rustix::mount::{MountFlags, mount};
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,7 @@ fn prepared() {
 
 fn promote(directory: &Path, cache: &Path, into: &Path) -> Native {
     let bootstrap = &directory.join("image.boot");
-    let promotion = Promotion { bootstrap, cache, into, verity: true };
+    let promotion = Promotion { bootstrap, cache, into, verity: true, shared: &BTreeSet::new() };
     promotion.run(&mut |_| ControlFlow::Continue(())).expect("a promotion")
 }
 

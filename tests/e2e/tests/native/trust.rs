@@ -3,7 +3,7 @@
 use crate::world::{WAYS, World, check_equal, loops};
 use nydus_e2e::rafs::{Form, Recipe};
 use nydus_e2e::specimens::noise;
-use rafs_erofs::{Cache, Error, How, Native, Way};
+use rafs_erofs::{Cache, Error, How, Native, Placement, Way};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -310,4 +310,16 @@ fn nydusd_leaves_complete_files_alone() {
     let before = times();
     assert_eq!(world.fill(), expected);
     assert_eq!(times(), before);
+}
+
+/// A file that another daemon may write to once more is not used by its name.
+#[test]
+fn shared_blobs_are_copied() {
+    let Some(world) = world() else { return };
+    let expected = world.fill();
+    let shared = |native: &Native| native.devices().map(|device| device.blob.clone()).collect();
+    let shared = shared(&world.promote("alone").expect("a promotion"));
+    let native = world.promote_beside("native", &shared).expect("a promotion");
+    assert!(native.devices().all(|device| device.placement != Placement::Link));
+    check_equal("shared", &native, &expected, &WAYS);
 }

@@ -6,6 +6,7 @@ use nydus_e2e::rafs::{Fuse, Rafs, Recipe};
 use nydus_e2e::service::until;
 use nydus_e2e::stage::Stage;
 use rafs_erofs::{Cache, Image, Native, Progress, Promotion, Way};
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -92,8 +93,17 @@ impl World {
     }
 
     pub(crate) fn promote(&self, name: &str) -> rafs_erofs::Result<Native> {
-        let (bootstrap, into) = (&self.rafs.bootstrap, &self.stage.join(name));
-        let promotion = Promotion { bootstrap, cache: &self.cache, into, verity: true };
+        self.promote_beside(name, &BTreeSet::new())
+    }
+
+    /// While other daemons may write to the blobs `shared`.
+    pub(crate) fn promote_beside(
+        &self,
+        name: &str,
+        shared: &BTreeSet<String>,
+    ) -> rafs_erofs::Result<Native> {
+        let (bootstrap, cache, into) = (&self.rafs.bootstrap, &self.cache, &self.stage.join(name));
+        let promotion = Promotion { bootstrap, cache, into, verity: true, shared };
         promotion.run(&mut |_| ControlFlow::Continue(()))
     }
 }
