@@ -1,6 +1,6 @@
 //! `encode`: the option that carries an image.
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use nydus_mount_slice::{ExtraOption, FsVersion};
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
@@ -30,10 +30,12 @@ pub(crate) fn run(args: &Encode) -> anyhow::Result<Report> {
 fn config(args: &Encode) -> anyhow::Result<String> {
     let file = input::name(&args.config);
     let text = String::from_utf8(input::read(&args.config)?);
-    // The error itself would show the text.
+    // Neither error itself: it may show the text.
     let text = text.map_err(|_| anyhow!("{file} is not UTF-8"))?;
     let text = text.trim();
-    serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text)
-        .with_context(|| format!("{file} is no object of JSON, expected nydusd's configuration"))?;
+    serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        anyhow!("{file}, line {line}, column {column}: expected an object of JSON, nydusd's configuration")
+    })?;
     Ok(text.to_owned())
 }

@@ -85,6 +85,7 @@ fn encode_cases() -> Vec<Case> {
         ("encode-empty", args("", "-", "v5"), "{}".into()),
         ("encode-relative", args("s", "-", "v5"), "{}".into()),
         ("encode-no-object", args("/s", "-", "v6"), format!("[\"{SECRET}\"]")),
+        ("encode-text", args("/s", "-", "v6"), format!("\"{{\\\"auth\\\":\\\"{SECRET}\\\"}}\"")),
         ("encode-no-file", args("/s", "missing", "v5"), String::new()),
         ("encode-version", args("/s", "-", "rafsv6"), "{}".into()),
         ("encode-plain", args("/s", "-", "v5"), " {}\n".into()),

@@ -156,6 +156,17 @@ impl Node {
         self.expect(names).pop().expect("a layer")
     }
 
+    /// Unpacks another image, which shares its lower layer with this one; the name of its topmost
+    /// layer.
+    pub fn unpack_another(&self) -> String {
+        let layers = [self.stage.join("layer1")];
+        let other = image::nydus(&self.stage.join("other"), &layers, self.version);
+        let other = other.expect("an image");
+        self.registry.push(&other, "test/image", "other");
+        let names = self.client.unpack(&other, &self.labels("other"));
+        self.expect(names).pop().expect("a layer")
+    }
+
     /// The answer.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ use nydus_e2e::bare::{
     LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
 };
 use nydus_e2e::client::Labels;
-use nydus_e2e::image::{self, Rafs};
+use nydus_e2e::image::Rafs;
 use nydus_e2e::proxy::{Fault, Proxy};
 use nydus_e2e::service;
 use nydus_e2e::stage::Stage;
@@ -286,15 +286,12 @@ fn fill(path: &Path, spare: u64) {
 #[test]
 fn a_client_gives_up() {
     let Some(mut node) = Node::start("dedicated", Rafs::V6) else { return };
-    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
-    let other = other.expect("an image");
-    node.registry.push(&other, "test/image", "other");
     let top = node.unpack();
     // The program is asked for its options once.
     check_container(&node, &top, "c0");
     node.expect(node.client.remove("c0"));
     node.expect(node.client.cleanup());
-    let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let second = node.unpack_another();
     let keys = node.expect(node.client.keys());
     let real = fs::canonicalize(node.stage.join("nydusd")).expect("nydusd");
     replace_daemon(&node, &format!("#!/bin/sh\nsleep 5\nexec {} \"$@\"\n", real.display()));
@@ -304,7 +301,7 @@ fn a_client_gives_up() {
     assert_eq!(node.daemons().len(), 1);
     real_daemon(&mut node);
     let quick = node.client.patient_for(Duration::from_secs(3));
-    node.expect(quick.prepare("quick", &second[1], &Labels::new()));
+    node.expect(quick.prepare("quick", &second, &Labels::new()));
     assert!(node.client.stat("slow").is_ok(), "it is still being mounted");
     node.expect(node.client.remove("quick"));
     node.expect(node.client.cleanup());
@@ -352,14 +349,11 @@ fn a_refused_image_harms_no_other() {
     let text = text.replace(r#""fs_prefetch":{"enable":false}"#, eager);
     assert!(text.contains(eager));
     fs::write(template(&node), text).expect("a template");
-    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
-    let other = other.expect("an image");
-    node.registry.push(&other, "test/image", "other");
     let root = node.mount(&node.container("c1", &node.unpack()), "m1");
     let before = node.daemons();
-    let second = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let second = node.unpack_another();
     node.snapshotter.login(&node.host, (LOGIN.0, "wrong"));
-    let refused = node.client.prepare("c2", &second[1], &Labels::new()).expect_err("credentials");
+    let refused = node.client.prepare("c2", &second, &Labels::new()).expect_err("credentials");
     assert!(refused.message().contains("refuses the credentials"), "{refused}");
     node.snapshotter.login(&node.host, LOGIN);
     check_files(&root);

@@ -4,13 +4,14 @@ use containerd_proto::snapshots::Mount;
 use nydus_e2e::bare::{BIG, MODES, Node, check_files, names_in, unmount};
 use nydus_e2e::client::Labels;
 use nydus_e2e::containerd::VERSIONS;
-use nydus_e2e::image::{self, Rafs};
+use nydus_e2e::image::Rafs;
 use nydus_e2e::mounts::mounts;
 use nydus_e2e::node::{self, Case};
 use nydus_e2e::run::{Ran, run};
 use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, programs, rootfs, service};
 use nydus_mount_slice::ExtraOption;
+use rafs_erofs::{Native, Placement};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
@@ -232,11 +233,7 @@ fn replace(file: &Path) {
 #[test]
 fn back_to_a_daemon_that_went_on() {
     let Some(node) = Node::start_with("shared", Rafs::V6, "") else { return };
-    let other = image::nydus(&node.stage.join("other"), &[node.stage.join("layer1")], Rafs::V6);
-    let other = other.expect("an image");
-    node.registry.push(&other, "test/image", "other");
-    let others = node.expect(node.client.unpack(&other, &node.labels("other")));
-    let root = node.mount(&node.container("other", &others[1]), "other");
+    let root = node.mount(&node.container("other", &node.unpack_another()), "other");
     let top = node.unpack();
     for key in ["c0", "c1"] {
         let lazy = node.mount(&node.container("lazy", &top), "lazy");
@@ -257,6 +254,25 @@ fn back_to_a_daemon_that_went_on() {
         node.expect(node.client.remove(key));
     }
     unmount(&root);
+    node.clear();
+}
+
+/// A blob that the daemon of another image may yet write to is no link to its file.
+#[test]
+fn what_another_daemon_has_is_copied() {
+    let Some(node) = Node::start_with("dedicated", Rafs::V6, "") else { return };
+    node.container("other", &node.unpack_another());
+    node.unpack();
+    warmed(&node);
+    let own = fs::read_dir(native(&node)).expect("images").flatten().next();
+    let promoted = Native::load(&own.expect("an image").path().join("image")).expect("a record");
+    let promoted = promoted.expect("a record");
+    let placements: Vec<_> = promoted.devices().map(|device| device.placement).collect();
+    match &placements[..] {
+        // Where the file system makes reflinks, nothing is linked.
+        [Placement::Clone, ..] => assert!(!placements.contains(&Placement::Link)),
+        _ => assert_eq!(placements, [Placement::Copy, Placement::Link]),
+    }
     node.clear();
 }
 

@@ -65,7 +65,7 @@ fn mounts() {
                 unmount(&target).expect("unmounted");
             }
             // The kernel frees them a moment later.
-            let left = || loops(&world.stage.join(""));
+            let left = || loops(world.stage.path());
             let freed = until(Duration::from_secs(10), || left().is_empty());
             assert!(freed, "killed at {kill}: {:?}", left());
             if code.is_some() {

@@ -127,6 +127,7 @@ pub(crate) fn check_equal(case: &str, native: &Native, expected: &Facts, ways: &
 pub(crate) fn loops(place: &Path) -> Vec<PathBuf> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let backing = devices.map(|device| device.path().join("loop/backing_file"));
-    let files = backing.filter_map(|path| fs::read_to_string(path).ok().map(PathBuf::from));
+    let files = backing.filter_map(|path| fs::read_to_string(path).ok());
+    let files = files.map(|file| PathBuf::from(file.trim_end()));
     files.filter(|file| file.starts_with(place)).collect()
 }
