@@ -110,5 +110,7 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // It may have been killed while it tried what the kernel can mount.
+        let _ = rafs_erofs::unmount(&self.root().join("native/.probe/mount"));
     }
 }
