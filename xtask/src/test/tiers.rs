@@ -58,6 +58,7 @@ const TABLE: &[Row] = &[
     ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
     ("conformance", "containerd's own suite, in Go", When::Always, How::EndToEnd, 600),
     ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),
+    ("looks", "a second mount of what runs", When::Always, How::EndToEnd, 600),
     ("images", "images by real nydusd, without containerd", When::Always, How::EndToEnd, 600),
     ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
     ("handoff", "from the slice to a guest's share", When::Always, How::EndToEnd, 300),
