@@ -86,7 +86,7 @@ const ROWS: &[Row] = &[
     row("PLAIN,index=on,nfs_export=on,redirect_dir=nofollow", USUAL),
     row("PLAIN,redirect_dir=on", USUAL),
     row("PLAIN,redirect_dir=on,metacopy=on,index=on,volatile", USUAL),
-    row("PLAIN,userxattr", USUAL),
+    from(5, 11, row("PLAIN,userxattr", USUAL)),
     row("PLAIN,xino=off", USUAL),
     ordered("ro,@"),
     ordered("rw,@,ro"),

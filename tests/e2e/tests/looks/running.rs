@@ -2,7 +2,7 @@
 //! still write afterwards.
 
 use nydus_e2e::containerd::VERSIONS;
-use nydus_e2e::image::Rafs;
+use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::node::{Case, Node, on};
 use nydus_e2e::not_run;
 use nydus_e2e::run::{Ran, run, run_with};
@@ -37,7 +37,7 @@ const DIFF: &str = "containerd rw view, containerd ro upper; writes on";
 
 /// containerd 1.6 mounts read-write to look up a user, with the very options of the container's own
 /// mount, so no helper can tell the two apart. The other rows that end in `cannot write` mount
-/// read-write too; with the type `overlay` they break the container just the same.
+/// read-write too. All of them break a container with the type `overlay` just the same.
 const TABLE: &[Row] = &[
     ("exec as a user by number", by_number, [BROKEN_BY_1_6, READ_ONLY, READ_ONLY]),
     ("exec as a user by name", by_name, [BROKEN_BY_1_6, READ_ONLY, READ_ONLY]),
@@ -100,6 +100,37 @@ fn check(case: Case, version: usize) {
     });
 }
 
+/// An ordinary image, which containerd mounts as `overlay` without a helper: what breaks its
+/// containers is containerd's doing, also in 1.6, which then mounts with `ro` and upper directory.
+#[test]
+fn type_overlay() {
+    for (version, containerd) in VERSIONS[..3].iter().enumerate() {
+        on(Case { containerd, ..CASE }, |node| {
+            let image = image::plain(&node.stage.join("plain"), &node.layers, true);
+            let reference = node.push(&image, "plain");
+            node.pull(&reference);
+            let looks = Looks::of(node, reference);
+            let [looked_up, whole, broken] =
+                [version > 0, true, false].map(|whole| format!("; {}", word(whole)));
+            let table: [(fn(&Looks<'_>), &String); 6] = [
+                (by_number, &looked_up),
+                (by_name, &looked_up),
+                (diff, &whole),
+                (diff_from, &broken),
+                (by_hand, &broken),
+                (another, &broken),
+            ];
+            let seen = table.map(|(look, _)| looks.seen(look));
+            assert_eq!(seen, table.map(|(_, expected)| expected.clone()), "{containerd}");
+            node.remove(&looks.reference);
+        });
+    }
+}
+
+fn word(whole: bool) -> &'static str {
+    if whole { "writes on" } else { "cannot write" }
+}
+
 /// The helper as `mount.fuse`, which leaves no place for a script that notes its calls.
 #[test]
 fn as_mount_fuse() {
@@ -129,13 +160,16 @@ struct Looks<'a> {
 
 impl<'a> Looks<'a> {
     fn new(node: &'a Node) -> Option<Self> {
-        let (_, reference) = node.pulled()?;
+        Some(Self::of(node, node.pulled()?.1))
+    }
+
+    fn of(node: &'a Node, reference: String) -> Self {
         let (script, log) = (node.stage.join("nydus-overlayfs-noting"), node.stage.join("mounts"));
         let helper = node.stage.join("nydus-overlayfs-own");
         let text = NOTING.replace("LOG", &log.to_string_lossy());
         fs::write(&script, text.replace("HELPER", &helper.to_string_lossy())).expect("a script");
         fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("a mode");
-        Some(Self { node, reference, log })
+        Self { node, reference, log }
     }
 
     /// Starts the container, lets it write, and looks. Then the container writes what overlayfs
@@ -160,7 +194,7 @@ impl<'a> Looks<'a> {
         let whole = said.is_empty() && ran.stdout == b"lower\nafter\nnew\nbig\nboth\nlower\n";
         assert!(broken != whole, "{ran}\n{}", node.logs());
         containerd.remove_container("c");
-        format!("{}; {}", mounts.join(", "), if whole { "writes on" } else { "cannot write" })
+        format!("{}; {}", mounts.join(", "), word(whole))
     }
 
     fn shell(&self, text: &str) -> Ran {
@@ -192,9 +226,10 @@ impl<'a> Looks<'a> {
         let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
         let words: Vec<_> = shown.split_whitespace().collect();
         let ["mount", "-t", kind, source, at, "-o", options] = words[..] else { panic!("{shown}") };
-        let helper = kind.strip_prefix("fuse.").unwrap_or(kind);
         let options = format!("{options}{more}");
-        self.node.done(&run(Command::new(helper).args([source, at, "-o", &options])));
+        let mut command = Command::new(kind.strip_prefix("fuse.").unwrap_or("mount"));
+        command.args([source, at, "-t", kind, "-o", &options]);
+        self.node.done(&run(&mut command));
         assert!(target.join("data/both").exists());
         rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).expect("unmounted");
     }
