@@ -74,7 +74,7 @@ names another directory.
 
 /// What clap does not know.
 const EXAMPLES: &str = r#".SH EXAMPLES
-What the mounts of a log carry, without configurations:
+Show what the mounts in a log carry, without credentials:
 .PP
 .in +4n
 .EX
@@ -82,8 +82,8 @@ journalctl \-u containerd | grep extraoption= | nydus\-slice decode
 .EE
 .in
 .PP
-Why a mount fails, and what the helper would do on an older kernel; the options are read from
-standard input:
+Find out why a mount fails, and what the helper would do on an older kernel. The options are read
+from standard input:
 .PP
 .in +4n
 .EX
