@@ -23,7 +23,10 @@ const INSTEAD: [(&str, &str); 7] = [
     ("cargo xtask dist", "the programs are there already, in target/dist"),
     ("apt install ", "they run from there"),
     ("curl ", "nydusd is that of target/tools"),
-    ("install -D ", "the kit starts containerd with packaging/containerd-2.toml and other directories"),
+    (
+        "install -D ",
+        "the kit starts containerd with packaging/containerd-2.toml and other directories",
+    ),
     ("systemctl enable --now nydus-snapshotter", "the kit starts it, with SETTINGS"),
     ("systemctl restart containerd", "the kit starts it"),
     ("nydusify convert ", "the kit makes an image with nydus-image, and pushes it under that name"),
