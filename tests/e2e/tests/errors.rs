@@ -116,7 +116,11 @@ const TABLE: &[(&str, u8, &str)] = &[
         32,
         "lower layer 1 of 2 '@l1/sub' overlaps with lower layer 2 of 2 '@l1': too many levels of symbolic links",
     ),
-    ("lowerdir=@x:@z", 32, "'@x' … overlaps with … '@z': too many levels of symbolic links"),
+    (
+        "lowerdir=@x:@z",
+        32,
+        "lower layer 2 of 2 '@z' overlaps with lower layer 1 of 2 '@x': too many levels of symbolic links",
+    ),
     (
         "lowerdir=@l1,upperdir=@busy/u,workdir=@busy/w,index=on",
         32,
@@ -198,7 +202,7 @@ const TABLE: &[(&str, u8, &str)] = &[
     (
         "lowerdir=@l1\\,extraoption=c2Vj:@l2",
         32,
-        "lower layer 1 of 2 '@l1\\134,extraoption...': no such file or directory",
+        "lower layer 1 of 2 '@l1\\134,extraoption=...': no such file or directory",
     ),
     (
         "upperdir=@u,workdir=@w",

@@ -28,7 +28,7 @@ const MISTAKES: [(&str, &[&str]); 10] = [
     ("lowerdir=l1:stacked", &["lower layer 2 of 2 'stacked'", "stack"]),
     ("lowerdir=l1:l2,xino=ten", &["option 'xino=ten'"]),
     ("lowerdir=l2:l1:l2,nfs_export=on", &["lower layer 1 of 3 'l2'", "lower layer 3 of 3 'l2'"]),
-    ("lowerdir=l1,upperdir=once/u,workdir=once/w", &["upperdir", "'once/u'"]),
+    ("lowerdir=l1,upperdir=once/u,workdir=once/w", &["option 'upperdir=once/u'"]),
 ];
 
 /// Two layers of overlays below `stacked`, an upper directory in use, one on an overlay.
