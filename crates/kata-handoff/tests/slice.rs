@@ -102,14 +102,14 @@ fn payloads() {
         ),
         (
             r#"{"source":null,"config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "no runtime accepts extraoption: ",
+            "no runtime accepts this extraoption: ",
         ),
         (
             r#"{"source":"D/v6","config":{},"snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "no runtime accepts extraoption: ",
+            "no runtime accepts this extraoption: ",
         ),
         (r#"["D/v6","C","D/snapshot","v6"]"#, "Kata's Go runtime refuses it: not a JSON object"),
-        (&*format!("{GOOD} x"), "no runtime accepts extraoption: "),
+        (&*format!("{GOOD} x"), "no runtime accepts this extraoption: "),
         // Without a version too: what both see.
         (
             r#"{"source":"D/v6","Source":"D/v5","config":"C","snapshotdir":"D/snapshot"}"#,
@@ -194,9 +194,9 @@ fn slices() {
         (
             with(unpadded.clone() + if unpadded == good { "=" } else { "" }),
             Reader::Go,
-            "no runtime accepts extraoption: ",
+            "no runtime accepts this extraoption: ",
         ),
-        (with("extraoption=".into()), Reader::Go, "no runtime accepts extraoption: "),
+        (with("extraoption=".into()), Reader::Go, "no runtime accepts this extraoption: "),
         (
             with(bits),
             Reader::Go,
@@ -212,7 +212,7 @@ fn slices() {
         (
             with(format!("extraoption={}", bare.replacen('e', "-", 1))),
             Reader::Go,
-            "no runtime accepts extraoption: ",
+            "no runtime accepts this extraoption: ",
         ),
         (
             vec![slice(NYDUS, &[good.clone(), "io.katacontainers.volume=e30=".into()])],

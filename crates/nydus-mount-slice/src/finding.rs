@@ -105,7 +105,11 @@ pub enum DecodeError {
     #[error("no option `{0}=BASE64` found")]
     NotFound(&'static str),
     /// Both readers refuse it.
-    #[error("no runtime accepts {option}: {}; expected {}", reasons(go, rust), expected(option))]
+    #[error(
+        "no runtime accepts this {option}: {}; expected {}",
+        reasons(go, rust),
+        expected(option)
+    )]
     Refused {
         /// Name of the option.
         option: &'static str,

@@ -141,6 +141,10 @@ impl KataVirtualVolume {
         let mut volumes: Vec<_> =
             values(options, VOLUME).into_iter().map(Self::from_base64).collect();
         for volume in volumes.iter_mut().skip(1).flatten() {
+            let of_rust = |f: &Finding| {
+                matches!(f, Finding::Fails(Reader::Rust, _) | Finding::Refuses(Reader::Rust, _))
+            };
+            volume.findings.retain(|finding| !of_rust(finding));
             volume.findings.push(Finding::Ignores(Reader::Rust, Reason::NotFirst));
         }
         volumes

@@ -5,11 +5,11 @@ use std::fmt::Write;
 
 use overlay_mount::buf::Line;
 use overlay_mount::inspect::{Problem, problems};
-use overlay_mount::{Caller, Failure, Kernel, Linux, MOUNT_DATA_MAX, Options, Refusal, Way, errno};
+use overlay_mount::{Caller, Failure, Kernel, Linux, MOUNT_DATA_MAX, Options, Refusal, Way};
 use rustix::io::Errno;
 
 use crate::cli::{Check, Pretend};
-use crate::plan::{Asked, describe, why};
+use crate::plan::{self, Asked, describe, why};
 use crate::{BAD, HEADING, Report, input};
 
 pub(crate) fn run(args: Check) -> anyhow::Result<Report> {
@@ -73,11 +73,7 @@ fn problem_text(problem: &Problem<'_>) -> String {
 }
 
 fn with_reason(line: &Line, error: Errno) -> String {
-    let text = String::from_utf8_lossy(line.as_bytes());
-    match errno::text(error) {
-        Some(reason) => format!("{text}: {reason}"),
-        None => format!("{text}: {error}"),
-    }
+    format!("{}: {}", String::from_utf8_lossy(line.as_bytes()), plan::text(error))
 }
 
 fn report(found: &[String], facts: &str) -> Report {

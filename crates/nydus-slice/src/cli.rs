@@ -14,11 +14,12 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// Reads, writes and checks the mount slice of Nydus container images.
 ///
 /// A snapshotter of Nydus images answers containerd with one mount entry. Its options are those of
-/// an overlay and one that carries where the image is and how nydusd mounts it: extraoption= or
-/// io.katacontainers.volume=. What is carried may hold registry credentials: it is shown only
-/// when asked for, and best given on standard input, because everybody can read arguments.
+/// an overlay, and one that says where the image is and how nydusd mounts it: extraoption= or
+/// io.katacontainers.volume=. The value of that option may hold registry credentials. It is shown
+/// only with --show-secrets, and is best given on standard input, because every user can read the
+/// arguments of a process.
 ///
-/// Exit status: 0 done, 1 a problem was found, 2 wrong usage or a file that cannot be read.
+/// Exit status: 0 success, 1 a problem was found, 2 wrong usage or an unreadable file.
 #[derive(Parser)]
 #[command(name = "nydus-slice", version = VERSION.as_str())]
 pub struct Cli {
@@ -30,17 +31,17 @@ pub struct Cli {
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show what an option, an option string or a line of a log carries
+    /// Show what an option, an option string or a log line carries
     Decode(Decode),
-    /// Write the option that carries an image
+    /// Print the option that describes an image
     Encode(Encode),
-    /// Say whether the overlay would mount here, as far as words and directories tell
+    /// Check whether the overlay would mount here, as far as options and directories tell
     Check(Check),
     /// Print the system calls that nydus-overlayfs would make
     Plan(Plan),
     /// Print a completion script
     Completions {
-        /// The shell that it is for
+        /// Shell to complete commands for
         shell: clap_complete::Shell,
     },
 }
@@ -48,7 +49,7 @@ pub enum Command {
 /// Arguments of `decode`.
 #[derive(Args)]
 pub struct Decode {
-    /// Text with carried options anywhere in it; each line is read as one mount
+    /// Text with such options anywhere in it; each line is read as one mount
     #[arg(default_value = "-", value_name = "FILE")]
     pub file: PathBuf,
     /// Show configurations and metadata, which may hold credentials
@@ -65,10 +66,10 @@ pub struct Encode {
     /// Path of the image's bootstrap
     #[arg(long, value_name = "PATH")]
     pub source: String,
-    /// File with nydusd's configuration, - for standard input
+    /// File with the configuration of nydusd, - for standard input
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Directory of the snapshot, with fs and work in it
+    /// Directory of the snapshot, which contains fs and work
     #[arg(long, value_name = "PATH")]
     pub snapshotdir: String,
     /// Layout of the image's RAFS
@@ -116,12 +117,12 @@ pub struct Plan {
     /// Features that the system has or lacks, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURES")]
     pub pretend: Vec<Pretend>,
-    /// Show so many bytes of a string, and then its length
+    /// Show at most this many bytes of a string, then its length
     #[arg(short = 's', long, default_value_t = 80, value_name = "BYTES")]
     pub string_limit: usize,
 }
 
-/// A system other than a new kernel without security modules.
+/// How a system differs from a new kernel without security modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pretend {
     /// no file-system context, as before Linux 5.2

@@ -88,8 +88,9 @@ pub(crate) fn why(asked: &Asked, failure: &Failure<'_>) -> String {
     format!("{step}: {}", text(*error))
 }
 
-fn text(error: Errno) -> &'static str {
-    errno::text(error).unwrap_or("unknown error")
+/// An error number in words.
+pub(crate) fn text(error: Errno) -> String {
+    errno::text(error).map_or_else(|| error.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
