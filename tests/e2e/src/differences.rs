@@ -14,6 +14,14 @@ pub fn rows(heading: &str) -> Vec<Vec<String>> {
     rows.map(|row| row.trim_matches('|').split(" | ").map(cell).collect()).collect()
 }
 
+/// What stands in backticks in a cell, or all of it.
+pub fn quoted(cell: &str) -> Vec<&str> {
+    match cell.contains('`') {
+        true => cell.split('`').skip(1).step_by(2).collect(),
+        false => vec![cell],
+    }
+}
+
 fn cell(text: &str) -> String {
     let text = text.trim();
     let inner = text.strip_prefix('`').and_then(|text| text.strip_suffix('`'));

@@ -61,11 +61,17 @@ impl Mount8 {
         numbers.split(':').next().unwrap_or_default().replace(" (", ", ")
     }
 
-    /// Mounts an overlay on `target` with these options, without helpers.
+    /// Mounts an overlay on `target` with these options.
     pub fn overlay(&self, target: &Path, options: &[u8]) -> Command {
+        let mut command = self.command();
+        command.arg("overlay").arg(target).arg("-o").arg(OsStr::from_bytes(options));
+        command
+    }
+
+    /// Mounts an overlay, without helpers; source, target and options are to be added.
+    pub fn command(&self) -> Command {
         let mut command = self.program();
-        command.args(["-i", "-t", "overlay", "overlay"]).arg(target);
-        command.arg("-o").arg(OsStr::from_bytes(options));
+        command.args(["-i", "-t", "overlay"]);
         command
     }
 

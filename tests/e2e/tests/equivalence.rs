@@ -3,7 +3,7 @@
 //! `EQUIV_SEED` and `EQUIV_CASES` (percent of the usual number) set what runs, `EQUIV_ONLY=NUMBER`
 //! replays one case, `EQUIV_HELPER` names another program to compare.
 
-use nydus_e2e::differences::rows;
+use nydus_e2e::differences::{quoted, rows};
 use nydus_e2e::generate::{Case, Words, case, join};
 use nydus_e2e::mount8::{Mount8, Version};
 use nydus_e2e::observe::{Observation, Scene, observe};
@@ -85,8 +85,8 @@ fn every_word_of_the_table_is_generated() {
 fn every_deliberate_option_has_a_row_in_the_table() {
     let rows = rows("## From `mount -t overlay`");
     for word in DELIBERATE {
-        let mut options = rows.iter().flat_map(|row| row[0].split(", "));
-        let is_it = |option: &str| word.starts_with(option.trim_matches('`').trim_end_matches('*'));
+        let mut options = rows.iter().flat_map(|row| quoted(&row[0]));
+        let is_it = |option: &str| word.starts_with(option.trim_end_matches('*'));
         assert!(options.any(is_it), "{word}");
     }
 }
