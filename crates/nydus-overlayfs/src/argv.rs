@@ -1,4 +1,4 @@
-//! The one parser for all ways in which the helper is called:
+//! The one parser for all command lines of the helper:
 //! `SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS]... [-t TYPE]`, in any order.
 
 use core::ffi::CStr;
@@ -43,7 +43,7 @@ pub enum Usage<'a> {
     NoTarget,
     /// More than two; the number of the first that is too much.
     TooMany(usize),
-    /// A flag of one letter.
+    /// A flag of one character.
     Unknown(u8),
     /// A flag of two dashes, up to its `=`.
     UnknownLong(&'a [u8]),
@@ -61,11 +61,15 @@ impl<'a, A: Arguments<'a>> Invocation<'a, A> {
     }
 }
 
-/// Reads the arguments after the program's name.
+/// Reads the arguments after the program's name. `mount.fuse3` takes an `-o` at the end, which has
+/// no value, for nothing: so does this if `lenient`.
 ///
 /// # Errors
 /// The first thing that is wrong with them.
-pub fn parse<'a, A: Arguments<'a>>(arguments: A) -> Result<Command<'a, A>, Usage<'a>> {
+pub fn parse<'a, A: Arguments<'a>>(
+    arguments: A,
+    lenient: bool,
+) -> Result<Command<'a, A>, Usage<'a>> {
     let (mut fake, mut verbose, mut namespace) = (false, false, None);
     let mut positionals = [None; 2];
     let mut count = 0;
@@ -83,6 +87,7 @@ pub fn parse<'a, A: Arguments<'a>>(arguments: A) -> Result<Command<'a, A>, Usage
             Token::Long(b"version") => return Ok(Command::Version),
             Token::Letter(letter) | Token::Value(letter, _) => return Err(Usage::Unknown(letter)),
             Token::Long(name) => return Err(Usage::UnknownLong(name)),
+            Token::NoValue(b'o') if lenient => {}
             Token::NoValue(letter) => return Err(Usage::NoValue(letter)),
         }
     }
@@ -93,11 +98,32 @@ pub fn parse<'a, A: Arguments<'a>>(arguments: A) -> Result<Command<'a, A>, Usage
 /// Letters that take a value, glued or as the next argument.
 const WITH_VALUE: &[u8] = b"Not";
 
-/// Where the value of `-o` starts in an argument that holds both, as `-oX` or `-fnoX`.
-pub fn glued_value(argument: &[u8]) -> Option<usize> {
-    let letters = argument.strip_prefix(b"-").filter(|rest| rest.first() != Some(&b'-'))?;
-    let at = letters.iter().position(|letter| WITH_VALUE.contains(letter))?;
-    (letters[at] == b'o').then_some(at + 2)
+/// Finds the values of `-o` one argument after the other, and holds no reference to any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OptionValues {
+    awaited: Option<u8>,
+    only_positionals: bool,
+}
+
+impl OptionValues {
+    /// Where the value of `-o` starts in `argument`, which comes after those that were given
+    /// before, if it has one: at its start, or behind letters as in `-oX` and `-fnoX`.
+    pub fn find(&mut self, argument: &[u8]) -> Option<usize> {
+        if let Some(letter) = self.awaited.take() {
+            return (letter == b'o').then_some(0);
+        }
+        self.only_positionals |= argument == b"--";
+        let letters = argument.strip_prefix(b"-").filter(|rest| rest.first() != Some(&b'-'))?;
+        let at = letters.iter().position(|letter| WITH_VALUE.contains(letter))?;
+        if self.only_positionals {
+            return None;
+        }
+        if at + 1 == letters.len() {
+            self.awaited = Some(letters[at]);
+            return None;
+        }
+        (letters[at] == b'o').then_some(at + 2)
+    }
 }
 
 enum Token<'a> {
@@ -149,8 +175,7 @@ impl<'a, A: Arguments<'a>> Iterator for Tokens<'a, A> {
                 self.next()
             }
             [b'-', b'-', long @ ..] => {
-                let name = long.split(|byte| *byte == b'=').next().unwrap_or_default();
-                Some(Token::Long(if name.len() == long.len() { long } else { name }))
+                Some(Token::Long(long.split(|byte| *byte == b'=').next().unwrap_or_default()))
             }
             [b'-', _, ..] => {
                 let letters = &argument.to_bytes_with_nul()[1..];
@@ -171,7 +196,7 @@ mod tests {
     fn show(line: &str) -> String {
         let owned: Vec<CString> = line.split(' ').map(|a| CString::new(a).unwrap()).collect();
         let arguments = owned.iter().map(CString::as_c_str);
-        match parse(arguments) {
+        match parse(arguments, false) {
             Ok(Command::Help) => "help".into(),
             Ok(Command::Version) => "version".into(),
             Err(usage) => format!("{usage:?}"),
@@ -214,19 +239,23 @@ mod tests {
     }
 
     #[test]
-    fn glued_values() {
-        let table: &[(&str, Option<usize>)] = &[
-            ("-oX", Some(2)),
-            ("-fnoX", Some(4)),
-            ("-o", Some(2)),
-            ("-tfoo", None),
-            ("-Noo", None),
-            ("--option", None),
-            ("overlay", None),
-            ("-", None),
+    fn option_values() {
+        // The arguments; of each value where it starts.
+        let table: &[(&str, &[(usize, usize)])] = &[
+            ("overlay /t -o a", &[(3, 0)]),
+            ("-oX overlay -fnoX -o Y", &[(0, 2), (2, 4), (4, 0)]),
+            ("-t o -N o -tfoo -Noo", &[]),
+            ("-o -o -o", &[(1, 0)]),
+            ("--option -- -oX", &[]),
+            ("overlay,extraoption=x - -fn", &[]),
         ];
-        for (argument, expected) in table {
-            assert_eq!(glued_value(argument.as_bytes()), *expected, "{argument}");
+        for (line, expected) in table {
+            let mut values = OptionValues::default();
+            let found = line.split(' ').enumerate();
+            let found: Vec<_> = found
+                .filter_map(|(index, one)| Some((index, values.find(one.as_bytes())?)))
+                .collect();
+            assert_eq!(found, *expected, "{line}");
         }
     }
 }

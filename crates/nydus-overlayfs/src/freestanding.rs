@@ -37,11 +37,7 @@ fn exit(code: u8) -> ! {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    const INTERNAL: u8 = 4;
-    // SAFETY: the descriptor is not closed by this program.
-    let error = unsafe { rustix::stdio::stderr() };
-    let _ = rustix::io::write(error, b"nydus-overlayfs: internal error\n");
-    exit(INTERNAL)
+    exit(nydus_overlayfs::internal_error(crate::standard()))
 }
 
 /// memcpy(3).

@@ -4,54 +4,63 @@
 
 use core::ffi::{CStr, c_char};
 use nydus_overlayfs::Standard;
-use nydus_overlayfs::front::{self, Called};
+use nydus_overlayfs::argv::OptionValues;
+use nydus_overlayfs::mount_fuse::{InvokedAs, invoked_as};
 use rustix::stdio::{stderr, stdin, stdout};
 
 #[cfg(feature = "freestanding")]
 mod freestanding;
 
-/// # Safety
-/// `argv` must point to `argc` C strings that stay valid, may be written to, and are used by
-/// nobody else until the process ends, and what the kernel puts after them (System V ABI); so it
-/// is at the start of a process.
-unsafe fn start(argc: usize, argv: *const *mut c_char) -> u8 {
-    // SAFETY: the caller's promise.
-    let called = unsafe { called(argc, argv) };
-    if let Called::Foreign(kind) = called {
-        // SAFETY: the caller's promise.
-        return unsafe { pass_on(argc, argv, kind) };
-    }
-    for index in 1..argc {
-        // SAFETY: index < argc, and the caller promises strings that may be written to. The
-        // length is that of the string, and no other reference to it exists yet.
-        let argument = unsafe {
-            let argument = *argv.add(index);
-            core::slice::from_raw_parts_mut(argument.cast(), CStr::from_ptr(argument).count_bytes())
-        };
-        nydus_overlayfs::secrets::blank(argument);
-    }
-    // SAFETY: the caller's promise; from here on the strings are only read.
-    nydus_overlayfs::run(unsafe { arguments(argc, argv) }, called, standard())
-}
-
-/// # Safety
-/// As [`start`].
-unsafe fn arguments<'a>(
+/// The process's own argv. While an argument is written to, the borrow checker lets nobody hold a
+/// reference to any of them.
+struct Argv {
     argc: usize,
     argv: *const *mut c_char,
-) -> impl Iterator<Item = &'a CStr> + Clone {
-    // SAFETY: index < argc, and the caller promises strings that stay.
-    (1..argc).map(move |index| unsafe { CStr::from_ptr(*argv.add(index)) })
+}
+
+impl Argv {
+    fn get(&self, index: usize) -> &CStr {
+        assert!(index < self.argc);
+        // SAFETY: it is below argc, and `start`'s caller promises strings that stay.
+        unsafe { CStr::from_ptr(*self.argv.add(index)) }
+    }
+
+    /// Its bytes without the NUL.
+    fn get_mut(&mut self, index: usize) -> &mut [u8] {
+        let length = self.get(index).count_bytes();
+        // SAFETY: `get` found so many bytes there, which `start`'s caller promises may be written
+        // to; all references to them come from `self`, which is borrowed for this one.
+        unsafe { core::slice::from_raw_parts_mut((*self.argv.add(index)).cast(), length) }
+    }
+
+    /// Those after the program's name.
+    fn arguments(&self) -> impl Iterator<Item = &CStr> + Clone {
+        (1..self.argc).map(|index| self.get(index))
+    }
 }
 
 /// # Safety
-/// As [`start`].
-unsafe fn called<'a>(argc: usize, argv: *const *mut c_char) -> Called<'a> {
-    match argc {
-        0 => Called::Helper,
-        // SAFETY: there is a name, and the caller's promise.
-        _ => unsafe { front::called(CStr::from_ptr(*argv), arguments(argc, argv)) },
+/// `argv` must point to `argc` C strings that stay valid, may be written to, and are used by
+/// nobody else until the process ends, and what the kernel puts after them (System V ABI), as at
+/// the start of a process.
+unsafe fn start(argc: usize, argv: *const *mut c_char) -> u8 {
+    let mut argv = Argv { argc, argv };
+    let invoked_as = match argc {
+        0 => InvokedAs::Helper,
+        _ => invoked_as(argv.get(0), argv.arguments()),
+    };
+    if invoked_as == InvokedAs::Other {
+        // SAFETY: the caller's promise; other than as a helper there is a name.
+        return unsafe { pass_on(&argv) };
     }
+    let mut values = OptionValues::default();
+    for index in 1..argc {
+        let argument = argv.get_mut(index);
+        if let Some(options) = values.find(argument) {
+            nydus_overlayfs::secrets::blank(&mut argument[options..]);
+        }
+    }
+    nydus_overlayfs::run(argv.arguments(), invoked_as, standard())
 }
 
 /// Runs the distribution's `mount.fuse3` with all that we were given, unchanged.
@@ -59,12 +68,12 @@ unsafe fn called<'a>(argc: usize, argv: *const *mut c_char) -> Called<'a> {
 /// # Safety
 /// As [`start`], with a name in `argv`.
 #[cold]
-unsafe fn pass_on(argc: usize, argv: *const *mut c_char, kind: &[u8]) -> u8 {
+unsafe fn pass_on(argv: &Argv) -> u8 {
     const AT_EXECFN: usize = 31;
     // SAFETY: the kernel puts the environment after the NULL that ends argv, and after its NULL
     // the auxiliary vector, pairs that end with AT_NULL (getauxval(3)).
     let (environment, me) = unsafe {
-        let environment = argv.add(argc + 1);
+        let environment = argv.argv.add(argv.argc + 1);
         let mut end = environment;
         while !(*end).is_null() {
             end = end.add(1);
@@ -82,11 +91,10 @@ unsafe fn pass_on(argc: usize, argv: *const *mut c_char, kind: &[u8]) -> u8 {
     // SAFETY: the caller promises strings, of the environment too.
     let path =
         variables.find_map(|one| unsafe { CStr::from_ptr(one) }.to_bytes().strip_prefix(b"PATH="));
-    // SAFETY: there is a name.
-    let name = unsafe { CStr::from_ptr(*argv) };
-    nydus_overlayfs::pass_on(kind, name, path.unwrap_or_default(), me, standard(), |file| {
+    let (name, path) = (argv.get(0), path.unwrap_or_default());
+    nydus_overlayfs::pass_on(name, argv.arguments(), path, me, standard(), |file| {
         // SAFETY: both arrays are the kernel's own, of C strings up to a NULL.
-        unsafe { overlay_mount::raw::execve(file, argv.cast(), environment.cast()) }
+        unsafe { overlay_mount::raw::execve(file, argv.argv.cast(), environment.cast()) }
     })
 }
 
@@ -106,6 +114,9 @@ fn standard() -> Standard {
 #[cfg(not(feature = "freestanding"))]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn main(argc: core::ffi::c_int, argv: *const *mut c_char) -> core::ffi::c_int {
+    std::panic::set_hook(Box::new(|_| {
+        std::process::exit(nydus_overlayfs::internal_error(standard()).into())
+    }));
     // SAFETY: the C runtime hands over the process's argv and runs nothing beside it.
     unsafe { start(argc.unsigned_abs() as usize, argv) }.into()
 }

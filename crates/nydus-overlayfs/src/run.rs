@@ -2,16 +2,18 @@
 
 use core::ffi::CStr;
 use overlay_mount::buf::Line;
-use overlay_mount::{Caller, Failure, Linux, Request, Step, errno, explain, mount};
+use overlay_mount::raw::ignore_sigpipe;
+use overlay_mount::words::nameless;
+use overlay_mount::{Failure, Linux, Refusal, Request, explain, may_mount, mount};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{getegid, geteuid, getgid, getuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::argv::{Arguments, Command, Invocation, Usage, parse};
-use crate::front::{self, Called};
+use crate::mount_fuse::{self, InvokedAs};
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("nydus-overlayfs ", env!("CARGO_PKG_VERSION"), " (commit ");
@@ -31,7 +33,8 @@ mount.fuse or mount.fuse3 it mounts that type itself and runs the next such prog
 for all others.
 
   -o OPTIONS     mount options, separated by commas; may be given several times.
-                 extraoption= and io.katacontainers.volume= are dropped
+                 extraoption= and io.katacontainers.volume= are dropped;
+                 read-only, upperdir= is the topmost lower layer
                  uidmap= and gidmap=C:H:SIZE[,C:H:SIZE]... map the lower layers' owners
   -N NAMESPACE   mount in this mount namespace (a path like /proc/PID/ns/mnt)
   -f             check the command line, mount nothing
@@ -41,13 +44,14 @@ for all others.
   --help         print this and exit
   --version      print the version and exit
 
-Exit status: 0 mounted, 1 usage or permission, 2 system, 4 internal error, 32 mount failed;
+Exit status: 0 mounted, 1 usage or not root, 2 system, 4 internal error, 32 mount failed;
 126, 127 no other mount.fuse that can be run.
 ";
 
 const PROGRAM: &str = "nydus-overlayfs: ";
 const USAGE: u8 = 1;
 const SYSTEM: u8 = 2;
+const INTERNAL_ERROR: u8 = 4;
 const MOUNT_FAILED: u8 = 32;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -64,26 +68,34 @@ pub struct Standard {
 }
 
 /// Does what the arguments after the program's name ask for; returns the exit code (mount(8)).
-pub fn run<'a>(arguments: impl Arguments<'a>, called: Called<'a>, standard: Standard) -> u8 {
+pub fn run<'a>(arguments: impl Arguments<'a>, invoked_as: InvokedAs, standard: Standard) -> u8 {
     standard.occupy();
+    #[cfg(feature = "panic")]
+    assert!(!arguments.clone().any(|argument| argument == c"--panic"));
     if is_setuid() {
         return standard.fail(USAGE, refuse_setuid);
     }
-    match parse(arguments) {
+    match parse(arguments, matches!(invoked_as, InvokedAs::MountFuse(_))) {
         Ok(Command::Help) => standard.print(&[HELP]),
         Ok(Command::Version) => standard.print(&[VERSION, COMMIT, ")\n"]),
-        Ok(Command::Mount(invocation)) => run_mount(invocation, called, standard),
+        Ok(Command::Mount(invocation)) => run_mount(invocation, invoked_as, standard),
         Err(usage) => standard.fail(USAGE, |line| explain_usage(usage, line)),
     }
 }
 
-/// Lets `execute` run the program that mounts the file system `kind`; returns only if there is
-/// none or it cannot be run, with the exit code of a shell in that case (POSIX, "exit status for
+/// What is left to do after a panic: says so, and returns the exit code.
+#[cold]
+pub fn internal_error(standard: Standard) -> u8 {
+    standard.fail(INTERNAL_ERROR, |line| _ = line.text("internal error"))
+}
+
+/// Lets `execute` run the program that mounts what `mount.fuse` is asked for; returns only if there
+/// is none or it cannot be run, with the exit code of a shell in that case (POSIX, "exit status for
 /// commands").
 #[cold]
-pub fn pass_on(
-    kind: &[u8],
-    name: &CStr,
+pub fn pass_on<'a>(
+    name: &'a CStr,
+    arguments: impl Arguments<'a>,
     path: &[u8],
     me: &CStr,
     standard: Standard,
@@ -92,16 +104,15 @@ pub fn pass_on(
     if is_setuid() {
         return standard.fail(USAGE, refuse_setuid);
     }
-    let Some(file) = front::real(name, path, me) else {
+    let Some(file) = mount_fuse::real(name, path, me) else {
         return standard.fail(NOT_FOUND, |line| {
-            line.text("no mount.fuse3 in PATH or /sbin for type ").quoted(kind);
-            line.text(": expected the one of the distribution (package fuse3)");
+            line.text("cannot mount type ").quoted(mount_fuse::kind(name, arguments));
+            line.text(": mount.fuse3 not found in PATH or /sbin (install package fuse3)");
         });
     };
     let errno = execute(file.as_c_str());
     standard.fail(NOT_EXECUTABLE, |line| {
-        line.text("cannot run ").quoted(file.as_bytes());
-        line.text(": ").text(errno::text(errno).unwrap_or("unknown error"));
+        line.text("cannot run ").quoted(file.as_bytes()).text(": ").errno(errno);
     })
 }
 
@@ -115,37 +126,56 @@ fn refuse_setuid(line: &mut Line) {
 
 fn run_mount<'a>(
     mut invocation: Invocation<'a, impl Arguments<'a>>,
-    called: Called<'a>,
+    invoked_as: InvokedAs,
     standard: Standard,
 ) -> u8 {
-    match called {
-        Called::Front(None) => {
+    if let InvokedAs::MountFuse(source) = invoked_as {
+        let source = source.and_then(|at| invocation.source.to_bytes_with_nul().get(at..));
+        let Some(source) = source.and_then(|source| CStr::from_bytes_with_nul(source).ok()) else {
             return standard.fail(USAGE, |line| explain_usage(Usage::NoTarget, line));
-        }
-        Called::Front(Some(source)) => invocation.source = source,
-        Called::Helper | Called::Foreign(_) => {}
+        };
+        invocation.source = source;
     }
     if let Some(path) = invocation.namespace
         && let Err(errno) = enter_namespace(path)
     {
         return standard.fail(exit_code(errno), |line| {
             line.text("cannot enter mount namespace ").quoted(path.to_bytes());
-            line.text(": ").text(errno::text(errno).unwrap_or("unknown error"));
+            line.text(": ").errno(errno);
         });
     }
     let Invocation { source, target, fake, verbose, .. } = invocation;
-    let caller = match called {
-        Called::Front(_) => Caller::MountFuse,
-        _ => Caller::Any,
-    };
-    let request = Request { source, target, caller, strings: invocation.options() };
-    let outcome = if fake { request.check() } else { mount(&Linux, &request).map(|_| ()) };
+    let words = mount_fuse::options(invoked_as, invocation.options());
+    let request = Request { source, target, words };
+    let outcome = check(&invocation, invoked_as)
+        .map_err(Failure::Refused)
+        .and_then(|()| if fake { request.check() } else { mount(&Linux, &request).map(|_| ()) });
     match outcome {
         Ok(()) if verbose && !fake => standard.report(target),
         Ok(()) => 0,
         Err(failure) => {
             standard.fail(failure_code(&failure), |line| explain(&request, &failure, line))
         }
+    }
+}
+
+/// What the command lines of `mount(8)` and `mount.fuse` must not have, whatever the options mean.
+fn check<'a>(
+    invocation: &Invocation<'a, impl Arguments<'a>>,
+    invoked_as: InvokedAs,
+) -> Result<(), Refusal<'a>> {
+    let mut strings = invocation.options();
+    let nameless = match invoked_as {
+        // It makes one string of all.
+        InvokedAs::MountFuse(_) => strings.next().and_then(nameless),
+        _ => strings.find_map(nameless),
+    };
+    match (nameless, invoked_as) {
+        (Some(word), _) => Err(Refusal::NoName(word)),
+        (None, InvokedAs::MountFuse(_)) => {
+            mount_fuse::check(mount_fuse::options(invoked_as, invocation.options()))
+        }
+        (None, _) => Ok(()),
     }
 }
 
@@ -158,14 +188,13 @@ fn enter_namespace(path: &CStr) -> Result<(), Errno> {
 fn failure_code(failure: &Failure<'_>) -> u8 {
     match failure {
         Failure::Refused(_) => USAGE,
-        Failure::Failed(Step::Create | Step::IdMaps, errno) => exit_code(*errno),
-        Failure::Failed(..) => MOUNT_FAILED,
+        Failure::Failed(_, errno) => exit_code(*errno),
     }
 }
 
 fn exit_code(errno: Errno) -> u8 {
     match errno {
-        Errno::PERM => USAGE,
+        Errno::PERM if !may_mount() => USAGE,
         Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN => SYSTEM,
         _ => MOUNT_FAILED,
     }
@@ -175,8 +204,8 @@ fn explain_usage(usage: Usage<'_>, line: &mut Line) {
     match usage {
         Usage::NoTarget => line.text("no target: expected SOURCE TARGET -o OPTIONS"),
         Usage::TooMany(number) => {
-            line.text("too many arguments: number ").number(number);
-            line.text(" is neither SOURCE, TARGET nor an option")
+            line.text("unexpected argument ").number(number);
+            line.text(": expected SOURCE TARGET -o OPTIONS")
         }
         Usage::Unknown(letter) => line.text("unknown flag ").quoted(&[b'-', letter]),
         Usage::UnknownLong(name) => line.text("unknown flag '--").escaped(name).text("'"),
@@ -190,7 +219,7 @@ impl Standard {
         line.text(PROGRAM).text("overlay mounted on ").quoted(target.to_bytes());
         line.end();
         // The mount is made: whether somebody reads about it does not matter.
-        let _ = rustix::io::write(self.output, line.as_bytes());
+        let _ = write_all(self.output, line.as_bytes());
         0
     }
 
@@ -201,14 +230,18 @@ impl Standard {
         line.text(PROGRAM);
         describe(&mut line);
         line.end();
-        // One write(2), so that the line stays whole among those of others.
-        let _ = rustix::io::write(self.error, line.as_bytes());
+        // One write(2): a pipe keeps up to PIPE_BUF bytes of one whole among those of others.
+        let _ = write_all(self.error, line.as_bytes());
         code
     }
 
     fn print(self, texts: &[&str]) -> u8 {
-        let whole = |text: &&str| rustix::io::write(self.output, text.as_bytes()) == Ok(text.len());
-        if texts.iter().all(whole) { 0 } else { SYSTEM }
+        let print = |text: &&str| write_all(self.output, text.as_bytes());
+        match texts.iter().try_for_each(print) {
+            // Who reads no further has read enough.
+            Ok(()) | Err(Errno::PIPE) => 0,
+            Err(_) => SYSTEM,
+        }
     }
 
     /// Fills closed descriptors, lest a layer get number 2 and errors be written to it.
@@ -224,4 +257,17 @@ impl Standard {
             }
         }
     }
+}
+
+/// Writes to a descriptor that may be a pipe nobody reads from.
+#[cold]
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    ignore_sigpipe();
+    while !bytes.is_empty() {
+        match retry_on_intr(|| rustix::io::write(fd, bytes))? {
+            0 => return Err(Errno::IO),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
 }

@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use overlay_mount::buf::Line;
 use overlay_mount::inspect::{Problem, problems};
-use overlay_mount::{Caller, Failure, Kernel, Linux, MOUNT_DATA_MAX, Options, Refusal, Way, errno};
+use overlay_mount::sys::DIRECTORY;
+use overlay_mount::{Failure, Kernel, Linux, MOUNT_DATA_MAX, Method, Options, Refusal, lsm};
 use rustix::io::Errno;
 
 use crate::cli::{Check, Pretend};
-use crate::plan::{Asked, describe, why};
+use crate::plan::{Asked, describe, errno_text, why};
 use crate::{BAD, HEADING, Report, input};
 
 pub(crate) fn run(args: Check) -> anyhow::Result<Report> {
@@ -20,7 +21,7 @@ pub(crate) fn run(args: Check) -> anyhow::Result<Report> {
         strings: input::option_strings(args.options)?,
     };
     let mut found = Vec::new();
-    if has_target && let Err(error) = Linux.open(&asked.target) {
+    if has_target && let Err(error) = Linux.openat(None, &asked.target, DIRECTORY) {
         let mut line = Line::new();
         line.text("target ").quoted(asked.target.to_bytes());
         found.push(with_reason(&line, error));
@@ -32,9 +33,10 @@ pub(crate) fn run(args: Check) -> anyhow::Result<Report> {
     Ok(report(&found, &facts))
 }
 
-/// What the words come to; adds to `found` what is wrong with them.
+/// What the options come to; adds to `found` what is wrong with them.
 fn inspect<'a>(asked: &'a Asked, found: &mut Vec<String>) -> Result<String, Refusal<'a>> {
-    let options = Options::read(Caller::Any, asked.request().strings, || Linux.lsm())?;
+    asked.check_names()?;
+    let options = Options::read(asked.request().words, || lsm(&Linux))?;
     problems(&options, &mut |problem| found.push(problem_text(&problem)));
     let mut facts = format!(
         "{HEADING}options for the kernel:{HEADING:#} {} bytes, one mount(2) takes {MOUNT_DATA_MAX}\n",
@@ -42,9 +44,9 @@ fn inspect<'a>(asked: &'a Asked, found: &mut Vec<String>) -> Result<String, Refu
     );
     let (_, outcome) = asked.rehearse(&[], 0);
     match outcome {
-        Ok(way) => {
-            let _ = writeln!(facts, "{HEADING}way:{HEADING:#} {}", describe(way));
-            if way == Way::Context {
+        Ok(method) => {
+            let _ = writeln!(facts, "{HEADING}method:{HEADING:#} {}", describe(method));
+            if method == Method::Context {
                 facts += &on_old_kernels(asked);
             }
         }
@@ -59,7 +61,8 @@ fn inspect<'a>(asked: &'a Asked, found: &mut Vec<String>) -> Result<String, Refu
 /// How it goes where the file-system context does not take layers one by one.
 fn on_old_kernels(asked: &Asked) -> String {
     let (_, outcome) = asked.rehearse(&[Pretend::NoFsopen], 0);
-    let text = outcome.map_or_else(|failure| why(asked, &failure), |way| describe(way).to_owned());
+    let text =
+        outcome.map_or_else(|failure| why(asked, &failure), |method| describe(method).to_owned());
     format!("{HEADING}before Linux 6.7:{HEADING:#} {text}\n")
 }
 
@@ -73,11 +76,7 @@ fn problem_text(problem: &Problem<'_>) -> String {
 }
 
 fn with_reason(line: &Line, error: Errno) -> String {
-    let text = String::from_utf8_lossy(line.as_bytes());
-    match errno::text(error) {
-        Some(reason) => format!("{text}: {reason}"),
-        None => format!("{text}: {error}"),
-    }
+    format!("{}: {}", String::from_utf8_lossy(line.as_bytes()), errno_text(error))
 }
 
 fn report(found: &[String], facts: &str) -> Report {

@@ -11,12 +11,13 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{} (commit {commit})", env!("CARGO_PKG_VERSION"))
 });
 
-/// Reads, writes and checks the mount slice of Nydus container images.
+/// Reads, writes and checks the mount options that carry a Nydus container image.
 ///
-/// A snapshotter of Nydus images answers containerd with one mount entry. Its options are those of
-/// an overlay and one that carries where the image is and how nydusd mounts it: extraoption= or
-/// io.katacontainers.volume=. What is carried may hold registry credentials: it is shown only
-/// when asked for, and best given on standard input, because everybody can read arguments.
+/// For a container of a Nydus image, a snapshotter gives containerd one mount. Its options are those
+/// of an overlay, and one more that says where the image is and how nydusd mounts it: extraoption= or
+/// io.katacontainers.volume=, the carried options. Their values may contain registry credentials.
+/// These are shown only when asked for. Pass the options on standard input where you can, because
+/// every user can read the arguments of a process.
 ///
 /// Exit status: 0 done, 1 a problem was found, 2 wrong usage or a file that cannot be read.
 #[derive(Parser)]
@@ -34,13 +35,13 @@ pub enum Command {
     Decode(Decode),
     /// Write the option that carries an image
     Encode(Encode),
-    /// Say whether the overlay would mount here, as far as words and directories tell
+    /// Check the options and directories of a mount, and name the one at fault
     Check(Check),
     /// Print the system calls that nydus-overlayfs would make
     Plan(Plan),
     /// Print a completion script
     Completions {
-        /// The shell that it is for
+        /// The shell to print it for
         shell: clap_complete::Shell,
     },
 }
@@ -51,7 +52,7 @@ pub struct Decode {
     /// Text with carried options anywhere in it; each line is read as one mount
     #[arg(default_value = "-", value_name = "FILE")]
     pub file: PathBuf,
-    /// Show configurations and metadata, which may hold credentials
+    /// Show configurations and metadata, which may contain credentials
     #[arg(long)]
     pub show_secrets: bool,
     /// Print JSON
@@ -116,7 +117,7 @@ pub struct Plan {
     /// Features that the system has or lacks, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURES")]
     pub pretend: Vec<Pretend>,
-    /// Show so many bytes of a string, and then its length
+    /// Print at most this many bytes of a string, followed by its length
     #[arg(short = 's', long, default_value_t = 80, value_name = "BYTES")]
     pub string_limit: usize,
 }
@@ -128,7 +129,7 @@ pub enum Pretend {
     NoFsopen,
     /// no lowerdir+ and datadir+, as before Linux 6.7
     NoLowerdirPlus,
-    /// no layers by descriptor, as before Linux 6.13
+    /// no layers by descriptor, as before Linux 6.15
     NoFd,
     /// layers whose file system cannot be id-mapped
     NoIdMap,

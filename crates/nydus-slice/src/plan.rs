@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::fmt::Write;
 
 use overlay_mount::buf::Line;
-use overlay_mount::{Caller, Failure, Request, Step, Way, errno, explain, mount};
+use overlay_mount::words::{nameless, words};
+use overlay_mount::{Failure, Method, Refusal, Request, Step, Words, explain, mount};
 
 use rustix::io::Errno;
 
@@ -20,10 +21,15 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub(crate) fn request(&self) -> Request<'_, impl Iterator<Item = &[u8]> + Clone + use<'_>> {
-        let strings = self.strings.iter().map(Vec::as_slice);
-        let caller = Caller::Any;
-        Request { source: &self.source, target: &self.target, caller, strings }
+    pub(crate) fn request(&self) -> Request<'_, impl Words<'_>> {
+        let words = self.strings.iter().flat_map(|string| words(string));
+        Request { source: &self.source, target: &self.target, words }
+    }
+
+    /// Each option string must begin with an option that has a name.
+    pub(crate) fn check_names(&self) -> Result<(), Refusal<'_>> {
+        let first = self.strings.iter().find_map(|string| nameless(string));
+        first.map_or(Ok(()), |word| Err(Refusal::NoName(word)))
     }
 
     /// Rehearses the mount: its calls, and how it ends.
@@ -31,13 +37,14 @@ impl Asked {
         &self,
         pretend: &[Pretend],
         string_limit: usize,
-    ) -> (Vec<String>, Result<Way, Failure<'_>>) {
+    ) -> (Vec<String>, Result<Method, Failure<'_>>) {
         let recorder = Recorder::new(pretend.to_vec(), string_limit);
-        let outcome = mount(&recorder, &self.request());
+        let names = self.check_names().map_err(Failure::Refused);
+        let outcome = names.and_then(|()| mount(&recorder, &self.request()));
         (recorder.into_calls(), outcome)
     }
 
-    /// Why the words are refused, as the helper says it.
+    /// Why the options are refused, as the helper says it.
     pub(crate) fn refusal(&self, failure: &Failure<'_>) -> String {
         let mut line = Line::new();
         explain(&self.request(), failure, &mut line);
@@ -57,18 +64,18 @@ pub(crate) fn run(args: Plan) -> anyhow::Result<Report> {
         let _ = writeln!(text, "{call}");
     }
     let _ = match &outcome {
-        Ok(way) => writeln!(text, "{HEADING}way:{HEADING:#} {}", describe(*way)),
+        Ok(method) => writeln!(text, "{HEADING}method:{HEADING:#} {}", describe(*method)),
         Err(failure) => writeln!(text, "{BAD}no mount:{BAD:#} {}", why(&asked, failure)),
     };
     Ok(Report { text, good: outcome.is_ok() })
 }
 
-pub(crate) fn describe(way: Way) -> &'static str {
-    match way {
-        Way::Classic => "one mount(2) with the options as they came",
-        Way::Context => "the file-system context: fsopen(2), fsconfig(2), fsmount(2)",
-        Way::CommonDir => "mount(2) with layers named from their common directory",
-        Way::Numbers => "mount(2) with layers named by descriptor, from /proc/self/fd",
+pub(crate) fn describe(method: Method) -> &'static str {
+    match method {
+        Method::Classic => "one mount(2) with the options as they came",
+        Method::Context => "the file-system context: fsopen(2), fsconfig(2), fsmount(2)",
+        Method::CommonDir => "mount(2) with layers named from their common directory",
+        Method::Numbers => "mount(2) with layers named by descriptor, from /proc/self/fd",
     }
 }
 
@@ -79,17 +86,19 @@ pub(crate) fn why(asked: &Asked, failure: &Failure<'_>) -> String {
         Step::Target => "opening the target",
         Step::IdMaps => "mapping ids by uidmap= and gidmap=",
         Step::IdMap(number) => {
-            return format!("id-mapping lower layer {number}: {}", text(*error));
+            return format!("id-mapping lower layer {number}: {}", errno_text(*error));
         }
         Step::Create => "making the overlay",
-        Step::Attach => "putting it on the target",
+        Step::Attach | Step::Removed => "mounting it on the target",
         Step::Propagation => "changing the propagation type",
     };
-    format!("{step}: {}", text(*error))
+    format!("{step}: {}", errno_text(*error))
 }
 
-fn text(error: Errno) -> &'static str {
-    errno::text(error).unwrap_or("unknown error")
+pub(crate) fn errno_text(error: Errno) -> String {
+    let mut line = Line::new();
+    line.errno(error);
+    String::from_utf8_lossy(line.as_bytes()).into_owned()
 }
 
 #[cfg(test)]
@@ -114,7 +123,7 @@ mod tests {
     }
 
     /// What must hold for every mount on every system: see ARCHITECTURE.md.
-    fn assert_invariants(asked: &Asked, pretend: &[Pretend]) -> Option<Way> {
+    fn assert_invariants(asked: &Asked, pretend: &[Pretend]) -> Option<Method> {
         let (calls, outcome) = asked.rehearse(pretend, usize::MAX);
         let opened = calls.iter().filter_map(|call| call.rsplit_once(" = ")?.1.parse::<u32>().ok());
         let opened = opened.filter(|number| *number > 2).count();
@@ -134,7 +143,7 @@ mod tests {
     #[test]
     fn invariants_hold_on_every_system() {
         let features = Pretend::value_variants();
-        let mut ways = Vec::new();
+        let mut methods = Vec::new();
         for (count, length, root) in
             [(2, 8, "/"), (2, 8, ""), (40, 120, "/"), (20, 400, "/"), (502, 20, "/")]
         {
@@ -144,12 +153,12 @@ mod tests {
                 for set in 0..1_u32 << features.len() {
                     let chosen = features.iter().enumerate().filter(|(bit, _)| set >> bit & 1 != 0);
                     let pretend: Vec<_> = chosen.map(|(_, feature)| *feature).collect();
-                    ways.extend(assert_invariants(&asked, &pretend));
+                    methods.extend(assert_invariants(&asked, &pretend));
                 }
             }
         }
-        for way in [Way::Classic, Way::Context, Way::CommonDir, Way::Numbers] {
-            assert!(ways.contains(&way), "{way:?} was never taken");
+        for method in [Method::Classic, Method::Context, Method::CommonDir, Method::Numbers] {
+            assert!(methods.contains(&method), "{method:?} was never used");
         }
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
+use overlay_mount::Kernel;
+use overlay_mount::sys::DIRECTORY;
 use overlay_mount::table::ms;
-use overlay_mount::{Kernel, Lsm};
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::cli::Pretend;
@@ -82,11 +84,6 @@ impl Recorder {
         }
     }
 
-    fn is_mounted(&self, path: &CStr, there: bool) -> bool {
-        let call = format!("statfs({})", self.text(path));
-        self.done(call, (!there).then_some(Errno::NOENT)).is_ok()
-    }
-
     fn fsconfig(&self, context: &Descriptor, rest: &str, fails: Option<Errno>) -> Result<()> {
         self.done(format!("fsconfig({}, FSCONFIG_{rest})", context.number), fails)
     }
@@ -95,34 +92,37 @@ impl Recorder {
 impl Kernel for Recorder {
     type Fd = Descriptor;
 
-    fn open(&self, path: &CStr) -> Result<Descriptor> {
-        let path = self.text(path);
-        Ok(self.opened(format!("openat(AT_FDCWD, {path}, O_PATH|O_DIRECTORY|O_CLOEXEC)")))
+    fn openat(&self, dir: Option<&Descriptor>, path: &CStr, flags: OFlags) -> Result<Descriptor> {
+        let dir = dir.map_or("AT_FDCWD".to_owned(), |dir| dir.number.to_string());
+        let flags = if flags == DIRECTORY { "O_PATH|O_DIRECTORY" } else { "O_RDONLY" };
+        Ok(self.opened(format!("openat({dir}, {}, {flags}|O_CLOEXEC)", self.text(path))))
     }
 
     fn number(&self, fd: &Descriptor) -> u32 {
         fd.number
     }
 
-    fn is_removed(&self, fd: &Descriptor) -> bool {
-        let _ = self.done(format!("fstat({})", fd.number), None);
-        false
+    fn fstat_nlink(&self, fd: &Descriptor) -> Result<u64> {
+        self.done(format!("fstat({})", fd.number), None).map(|()| 1)
     }
 
-    fn proc_is_ours(&self) -> bool {
-        self.is_mounted(c"/proc/self/fd", !self.pretends(Pretend::NoProc))
+    fn statfs_type(&self, path: &CStr) -> Result<u32> {
+        let (there, kind) = match path.to_bytes() {
+            b"/sys/fs/selinux" => (self.pretends(Pretend::Selinux), 0xf97c_ff8c),
+            b"/sys/fs/smackfs" => (self.pretends(Pretend::Smack), 0x4341_5d53),
+            _ => (!self.pretends(Pretend::NoProc), 0x9fa0),
+        };
+        let call = format!("statfs({})", self.text(path));
+        self.done(call, (!there).then_some(Errno::NOENT)).map(|()| kind)
     }
 
-    fn lsm(&self) -> Lsm {
-        Lsm {
-            selinux: self.is_mounted(c"/sys/fs/selinux", self.pretends(Pretend::Selinux)),
-            smack: self.is_mounted(c"/sys/fs/smackfs", self.pretends(Pretend::Smack)),
-        }
-    }
-
-    fn change_dir(&self, dir: &Descriptor) -> Result<()> {
+    fn fchdir(&self, dir: &Descriptor) -> Result<()> {
         let fails = self.pretends(Pretend::NoChdir).then_some(Errno::ACCESS);
         self.done(format!("fchdir({})", dir.number), fails)
+    }
+
+    fn mkdirat(&self, dir: &Descriptor, path: &CStr) -> Result<()> {
+        self.done(format!("mkdirat({}, {}, 0700)", dir.number, self.text(path)), None)
     }
 
     fn mount(&self, source: &CStr, target: &CStr, flags: u32, data: &CStr) -> Result<()> {
@@ -131,65 +131,47 @@ impl Kernel for Recorder {
         self.done(format!("mount({source}, {target}, \"overlay\", {flags}, {data})"), None)
     }
 
-    fn change_propagation_here(&self, propagation: u32) -> Result<()> {
-        let flags = names(propagation, MOUNT_FLAGS);
-        self.done(format!("mount(NULL, \".\", NULL, {flags}, NULL)"), None)
+    fn mount_change(&self, target: &CStr, propagation: u32) -> Result<()> {
+        let (target, flags) = (self.text(target), names(propagation, MOUNT_FLAGS));
+        self.done(format!("mount(NULL, {target}, NULL, {flags}, NULL)"), None)
     }
 
-    fn detach_here(&self) -> Result<()> {
-        self.done("umount2(\".\", MNT_DETACH)".to_owned(), None)
+    fn umount2_detach(&self, target: &CStr) -> Result<()> {
+        self.done(format!("umount2({}, MNT_DETACH)", self.text(target)), None)
     }
 
-    fn open_at(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
-        let (dir, path) = (dir.number, self.text(path));
-        Ok(self.opened(format!("openat({dir}, {path}, O_PATH|O_DIRECTORY|O_CLOEXEC)")))
+    fn unshare_newns(&self) -> Result<()> {
+        self.done("unshare(CLONE_NEWNS)".to_owned(), None)
     }
 
-    fn open_file(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
-        let (dir, path) = (dir.number, self.text(path));
-        Ok(self.opened(format!("openat({dir}, {path}, O_RDONLY|O_CLOEXEC)")))
-    }
-
-    fn make_dir(&self, dir: &Descriptor, path: &CStr) -> Result<()> {
-        self.done(format!("mkdirat({}, {}, 0700)", dir.number, self.text(path)), None)
+    fn setns_newns(&self, namespace: &Descriptor) -> Result<()> {
+        self.done(format!("setns({}, CLONE_NEWNS)", namespace.number), None)
     }
 
     /// Five calls of this process; the child's are its own.
     fn user_namespace(&self, proc: &Descriptor, uids: &CStr, gids: &CStr) -> Result<Descriptor> {
         self.done("clone(CLONE_NEWUSER|SIGCHLD)".to_owned(), None)?;
         for (name, map) in [("uid_map", uids), ("gid_map", gids)] {
-            let file = self.open_file(proc, &path_of_child(name))?;
+            let file = self.openat(Some(proc), &path_of_child(name), OFlags::WRONLY)?;
             self.done(format!("write({}, {})", file.number, self.text(map)), None)?;
         }
-        self.open_file(proc, &path_of_child("ns/user"))
+        self.openat(Some(proc), &path_of_child("ns/user"), OFlags::RDONLY)
     }
 
-    fn leave_mount_namespace(&self) -> Result<()> {
-        self.done("unshare(CLONE_NEWNS)".to_owned(), None)
-    }
-
-    fn make_private(&self) -> Result<()> {
-        self.done("mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE, NULL)".to_owned(), None)
-    }
-
-    fn enter_mount_namespace(&self, namespace: &Descriptor) -> Result<()> {
-        self.done(format!("setns({}, CLONE_NEWNS)", namespace.number), None)
-    }
-
-    fn copy_mount(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
+    fn open_tree(&self, dir: &Descriptor, path: &CStr) -> Result<Descriptor> {
         let (dir, path) = (dir.number, self.text(path));
         let flags = "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH";
         Ok(self.opened(format!("open_tree({dir}, {path}, {flags})")))
     }
 
-    fn set_id_map(&self, mount: &Descriptor, users: &Descriptor) -> Result<()> {
+    fn mount_setattr_idmap(&self, mount: &Descriptor, users: &Descriptor) -> Result<()> {
         let attributes = format!("{{MOUNT_ATTR_IDMAP, userns_fd={}}}", users.number);
         let fails = self.pretends(Pretend::NoIdMap).then_some(Errno::INVAL);
         let mount = mount.number;
         self.done(format!("mount_setattr({mount}, \"\", AT_EMPTY_PATH, {attributes})"), fails)
     }
 
-    fn open_context(&self, kind: &CStr) -> Result<Descriptor> {
+    fn fsopen(&self, kind: &CStr) -> Result<Descriptor> {
         let call = format!("fsopen({}, FSOPEN_CLOEXEC)", self.text(kind));
         if self.pretends(Pretend::NoFsopen) {
             self.done(call.clone(), Some(Errno::NOSYS))?;
@@ -197,33 +179,33 @@ impl Kernel for Recorder {
         Ok(self.opened(call))
     }
 
-    fn set_flag(&self, context: &Descriptor, key: &CStr) -> Result<()> {
+    fn fsconfig_set_flag(&self, context: &Descriptor, key: &CStr) -> Result<()> {
         let rest = format!("SET_FLAG, {}, NULL, 0", self.text(key));
         self.fsconfig(context, &rest, None)
     }
 
-    fn set_string(&self, context: &Descriptor, key: &CStr, value: &CStr) -> Result<()> {
+    fn fsconfig_set_string(&self, context: &Descriptor, key: &CStr, value: &CStr) -> Result<()> {
         let rest = format!("SET_STRING, {}, {}, 0", self.text(key), self.text(value));
         let unknown = self.pretends(Pretend::NoLowerdirPlus) && key.to_bytes().ends_with(b"dir+");
         self.fsconfig(context, &rest, unknown.then_some(Errno::INVAL))
     }
 
-    fn set_fd(&self, context: &Descriptor, key: &CStr, fd: &Descriptor) -> Result<()> {
+    fn fsconfig_set_fd(&self, context: &Descriptor, key: &CStr, fd: &Descriptor) -> Result<()> {
         let rest = format!("SET_FD, {}, NULL, {}", self.text(key), fd.number);
         let unknown = self.pretends(Pretend::NoFd) || self.pretends(Pretend::NoLowerdirPlus);
         self.fsconfig(context, &rest, unknown.then_some(Errno::INVAL))
     }
 
-    fn create(&self, context: &Descriptor) -> Result<()> {
+    fn fsconfig_create(&self, context: &Descriptor) -> Result<()> {
         self.fsconfig(context, "CMD_CREATE, NULL, NULL, 0", None)
     }
 
-    fn mount_context(&self, context: &Descriptor, attributes: u32) -> Result<Descriptor> {
+    fn fsmount(&self, context: &Descriptor, attributes: u32) -> Result<Descriptor> {
         let attributes = names(attributes, ATTRIBUTES);
         Ok(self.opened(format!("fsmount({}, FSMOUNT_CLOEXEC, {attributes})", context.number)))
     }
 
-    fn attach(&self, mount: &Descriptor, target: &Descriptor) -> Result<()> {
+    fn move_mount(&self, mount: &Descriptor, target: &Descriptor) -> Result<()> {
         let flags = "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH";
         let (mount, target) = (mount.number, target.number);
         self.done(format!("move_mount({mount}, \"\", {target}, \"\", {flags})"), None)

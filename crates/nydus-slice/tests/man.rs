@@ -14,42 +14,43 @@ const MAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../man");
 
 /// What clap does not know of the snapshotter.
 const SERVICE: &str = r#".SH DESCRIPTION
-Answers
-.BR containerd (8)
-as a snapshotter: for a container of a Nydus image it starts
+A snapshotter for
+.BR containerd (8):
+it provides the root file systems of containers.
+For a container of a Nydus image it starts
 .BR nydusd ,
-which reads the image's files from the registry when they are needed, and answers with one mount
-entry for
+which reads the image's files from the registry when they are needed, and gives containerd one mount
+that both
 .BR runc (8)
-and for Kata Containers.
-Snapshots of plain images are served too.
+and Kata Containers can use.
+It also provides ordinary images.
 .PP
-An image (RAFS v6) of which everything is cached and verified is served by the kernel to new
-containers, as EROFS and without
+When all of an image (RAFS v6) is cached and verified, the kernel serves it to new containers, as
+EROFS and without
 .BR nydusd ,
-where the kernel can; section
+if the kernel supports that; see the section
 .B [native]
-of the configuration says how.
+of the configuration.
 .B warm
-completes one, with a progress bar; interrupted, the service goes on with it.
+fetches all of an image, with a progress bar; if it is interrupted, the service continues the work.
 .B status
-shows who serves each image, how much of it is cached, and why it is not the kernel.
+shows who serves each image, how much of it is cached, and why the kernel does not serve it.
 .PP
-Without a command it serves until SIGTERM or SIGINT; a second signal ends it at once.
+Without a command, the program serves until it gets SIGTERM or SIGINT; a second signal ends it at once.
 The
 .B nydusd
-processes stay, so that containers go on; the next start takes them over.
+processes continue, and so do containers; the next start takes them over.
 Flags override keys of the configuration file.
-They may begin with one dash.
+They may begin with a single dash.
 "#;
 
 /// The same, behind the options and commands.
 const SERVICE_END: &str = r#".SH EXIT STATUS
-0 after a signal or a command that was done, 1 for an error, 2 for wrong usage.
+0 after a signal or a successful command, 1 for an error, 2 for wrong usage.
 .SH FILES
 .TP
 .I /etc/nydus/config.toml
-The usual place of the configuration; it is read only if
+The usual configuration file, which is read only if
 .B \-\-config
 names it.
 .TP
@@ -60,7 +61,7 @@ Template of nydusd's configuration.
 The socket.
 .TP
 .I /var/lib/containerd/io.containerd.snapshotter.v1.nydus
-Everything that is kept: snapshots, their records, sockets, configurations with credentials, logs,
+Everything that is stored: snapshots, their records, sockets, configurations with credentials, logs,
 cache.
 .TP
 .I ~/.docker/config.json
@@ -74,7 +75,7 @@ names another directory.
 
 /// What clap does not know.
 const EXAMPLES: &str = r#".SH EXAMPLES
-What the mounts of a log carry, without configurations:
+Show what the mounts in a log carry, without credentials:
 .PP
 .in +4n
 .EX
@@ -82,8 +83,8 @@ journalctl \-u containerd | grep extraoption= | nydus\-slice decode
 .EE
 .in
 .PP
-Why a mount fails, and what the helper would do on an older kernel; the options are read from
-standard input:
+Find out why a mount fails, and what the helper would do on an older kernel. The options are read
+from standard input:
 .PP
 .in +4n
 .EX

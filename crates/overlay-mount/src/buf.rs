@@ -2,8 +2,10 @@
 
 use core::ffi::CStr;
 
-use crate::MOUNT_DATA_MAX;
-use crate::table::{Effect, TABLE};
+use rustix::io::Errno;
+use slice_names::secret_start;
+
+use crate::{MOUNT_DATA_MAX, errno};
 
 /// A NUL-terminated string of fewer than `N` bytes.
 pub struct CBuf<const N: usize> {
@@ -39,6 +41,11 @@ impl<const N: usize> CBuf<N> {
         self.bytes[self.len..end].copy_from_slice(bytes);
         self.len = end;
         Some(())
+    }
+
+    /// Makes it empty again.
+    pub fn clear(&mut self) {
+        *self = Self::new();
     }
 
     /// Appends `word`, after a comma if it is not the first.
@@ -136,12 +143,25 @@ impl Line {
         self
     }
 
-    /// Appends bytes from outside in single quotes, without what follows a carried option's name:
-    /// after a backslash one may stand inside of another word.
+    /// Appends bytes from outside in single quotes, up to a value that must not be shown.
     pub fn quoted(&mut self, bytes: &[u8]) -> &mut Self {
-        match carried_value(bytes) {
-            Some(start) => self.text("'").escaped(&bytes[..start]).text("...'"),
-            None => self.text("'").escaped(bytes).text("'"),
+        self.text("'").redacted(bytes).text("'")
+    }
+
+    /// Appends bytes from outside, up to a value that must not be shown: a misspelt carried option,
+    /// or one that a backslash makes part of another option.
+    pub fn redacted(&mut self, bytes: &[u8]) -> &mut Self {
+        match secret_start(bytes) {
+            Some(start) => self.escaped(&bytes[..start]).text("..."),
+            None => self.escaped(bytes),
+        }
+    }
+
+    /// Appends the text of errno(3).
+    pub fn errno(&mut self, errno: Errno) -> &mut Self {
+        match errno::text(errno) {
+            Some(text) => self.text(text),
+            None => self.text("error number ").number(errno.raw_os_error().unsigned_abs() as usize),
         }
     }
 
@@ -169,16 +189,6 @@ impl Line {
         self.len += bytes.len();
         self
     }
-}
-
-/// Where the value of a carried option starts.
-fn carried_value(bytes: &[u8]) -> Option<usize> {
-    let names = TABLE.iter().filter(|entry| entry.effect == Effect::Carried);
-    let end = |name: &[u8]| {
-        let at = bytes.windows(name.len()).position(|window| window == name)?;
-        Some(at + name.len()).filter(|end| bytes.get(*end) == Some(&b'='))
-    };
-    names.filter_map(|entry| end(entry.name.as_bytes())).min()
 }
 
 impl Default for Line {
@@ -212,7 +222,7 @@ mod tests {
         assert_eq!(line.as_bytes(), b"x: '/a b\\012\\134\\377'' 500");
         let mut line = Line::new();
         line.quoted(b"/a\\,extraoption=c2Vj,io.katacontainers.volume=x");
-        assert_eq!(line.as_bytes(), b"'/a\\134,extraoption...'");
+        assert_eq!(line.as_bytes(), b"'/a\\134,extraoption=...'");
         for _ in 0..Line::SIZE {
             line.escaped(b"\n");
         }

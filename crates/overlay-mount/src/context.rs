@@ -1,4 +1,4 @@
-//! Option words handed to a file-system context (fsconfig(2)).
+//! Options handed to a file-system context (fsconfig(2)).
 
 use core::ffi::CStr;
 use rustix::io::Errno;
@@ -6,38 +6,40 @@ use rustix::io::Errno;
 use crate::FSCONFIG_VALUE_MAX;
 use crate::buf::{CBuf, PathBuf};
 use crate::layers::{check, layers, unescape};
-use crate::options::{OptionStrings, Options};
-use crate::sys::Kernel;
+use crate::options::{Options, Words};
+use crate::sys::{DIRECTORY, Kernel};
 use crate::table::{Effect, effect, ms};
 use crate::words::key_value;
 
-/// The word that a file-system context did not take; empty for what is not an option word.
+/// The option that fsconfig(2) did not take; empty for what is not an option.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Refused<'a> {
+pub(crate) struct NotTaken<'a> {
     pub(crate) word: &'a [u8],
     pub(crate) errno: Errno,
 }
 
 type Text = CBuf<{ FSCONFIG_VALUE_MAX + 1 }>;
 
-/// Hands source, superblock flags and all kept words to `context`.
-pub(crate) fn configure<'a, K: Kernel, O: OptionStrings<'a>>(
+/// Hands source, superblock flags and all options for the kernel to `context`.
+pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
     kernel: &K,
     context: &K::Fd,
     source: &CStr,
-    options: &Options<O>,
-) -> Result<(), Refused<'a>> {
-    let plain = |errno| Refused { word: b"", errno };
-    kernel.set_string(context, c"source", source).map_err(plain)?;
+    options: &Options<'a, W>,
+) -> Result<(), NotTaken<'a>> {
+    let plain = |errno| NotTaken { word: b"", errno };
+    kernel.fsconfig_set_string(context, c"source", source).map_err(plain)?;
     for flag in options.superblock_flags() {
-        kernel.set_flag(context, flag).map_err(plain)?;
+        kernel.fsconfig_set_flag(context, flag).map_err(plain)?;
     }
-    let is_long = |value: &[u8]| value.len() > FSCONFIG_VALUE_MAX;
-    let mut only_from = options.last(b"lowerdir").filter(|value| is_long(value));
+    let mut top = options.upper_as_layer();
+    // With another layer above it, or too long, a `lowerdir=` is handed over layer by layer.
+    let is_split = |value: &[u8]| top.is_some() || value.len() > FSCONFIG_VALUE_MAX;
+    let mut only_from = options.last(b"lowerdir").filter(|value| is_split(value));
     let mut split = false;
     for word in options.kept() {
         let (key, value) = key_value(word);
-        let refused = |errno| Refused { word, errno };
+        let not_taken = |errno| NotTaken { word, errno };
         if matches!(key, b"lowerdir" | b"lowerdir+" | b"datadir+") {
             // The last `lowerdir=` replaces these, but could not follow them once it is split.
             if only_from.is_some_and(|last| value.map(<[u8]>::as_ptr) != Some(last.as_ptr())) {
@@ -46,11 +48,15 @@ pub(crate) fn configure<'a, K: Kernel, O: OptionStrings<'a>>(
             only_from = None;
             // The kernel's rule for a `lowerdir=`, which it cannot see when that was split.
             if split && key != b"lowerdir" {
-                return Err(refused(Errno::INVAL));
+                return Err(not_taken(Errno::INVAL));
             }
-            split = key == b"lowerdir" && value.is_some_and(is_long);
+            if let Some(upper) = top.take() {
+                set_path(kernel, context, c"lowerdir+", unescape(upper)).map_err(not_taken)?;
+                split = key == b"lowerdir";
+            }
+            split |= key == b"lowerdir" && value.is_some_and(|v| v.len() > FSCONFIG_VALUE_MAX);
         }
-        set_word(kernel, context, key, value).map_err(refused)?;
+        set_word(kernel, context, key, value, split).map_err(not_taken)?;
     }
     Ok(())
 }
@@ -60,24 +66,25 @@ fn set_word<K: Kernel>(
     context: &K::Fd,
     key: &[u8],
     value: Option<&[u8]>,
+    split: bool,
 ) -> Result<(), Errno> {
-    // mount(2) skips a word without a key, fsconfig(2) would refuse it.
+    // mount(2) skips an option without a key, fsconfig(2) would refuse it.
     if key.is_empty() {
         return Ok(());
     }
     let name = Text::of(key).ok_or(Errno::INVAL)?;
-    let Some(value) = value else { return kernel.set_flag(context, name.as_c_str()) };
+    let Some(value) = value else { return kernel.fsconfig_set_flag(context, name.as_c_str()) };
+    if key == b"lowerdir" && split {
+        check(value).map_err(|_| Errno::INVAL)?;
+        return layers(value).try_for_each(|layer| {
+            let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };
+            set_path(kernel, context, key, unescape(layer.raw))
+        });
+    }
     if let Some(text) = Text::of(unquoted(key, value)) {
-        return kernel.set_string(context, name.as_c_str(), text.as_c_str());
+        return kernel.fsconfig_set_string(context, name.as_c_str(), text.as_c_str());
     }
     match key {
-        b"lowerdir" => {
-            check(value).map_err(|_| Errno::INVAL)?;
-            layers(value).try_for_each(|layer| {
-                let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };
-                set_path(kernel, context, key, unescape(layer.raw))
-            })
-        }
         b"upperdir" | b"workdir" => set_path(kernel, context, name.as_c_str(), unescape(value)),
         b"lowerdir+" | b"datadir+" => {
             set_path(kernel, context, name.as_c_str(), PathBuf::of(value))
@@ -96,10 +103,10 @@ fn set_path<K: Kernel>(
     let path = path.ok_or(Errno::NAMETOOLONG)?;
     // Only lowerdir+ and datadir+ take their string without unescaping it.
     if path.as_bytes().len() <= FSCONFIG_VALUE_MAX && key.to_bytes().ends_with(b"+") {
-        return kernel.set_string(context, key, path.as_c_str());
+        return kernel.fsconfig_set_string(context, key, path.as_c_str());
     }
-    let directory = kernel.open(path.as_c_str())?;
-    kernel.set_fd(context, key, &directory)
+    let directory = kernel.openat(None, path.as_c_str(), DIRECTORY)?;
+    kernel.fsconfig_set_fd(context, key, &directory)
 }
 
 /// The kernel strips the quotes of an SELinux context only in `mount(2)` data.

@@ -6,10 +6,12 @@
 //! the work is seen outside, and all of it goes with the process, whenever that ends.
 
 use core::ffi::CStr;
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::buf::{CBuf, PathBuf};
-use crate::sys::Kernel;
+use crate::sys::{DIRECTORY, Kernel};
+use crate::table::ms;
 
 /// Lines that the kernel takes in a map (user_namespaces(7)).
 const RANGES_MAX: usize = 340;
@@ -59,17 +61,17 @@ pub(crate) fn range_of(text: &[u8]) -> Option<[u32; 3]> {
 /// Puts an id-mapped copy of the mount that `layer` is on over it, here only.
 pub(crate) fn cover<K: Kernel>(kernel: &K, layer: Option<PathBuf>, users: &K::Fd) -> Result<()> {
     let layer = layer.ok_or(Errno::NAMETOOLONG)?;
-    let layer = kernel.open(layer.as_c_str())?;
-    let copy = kernel.copy_mount(&layer, c"")?;
-    kernel.set_id_map(&copy, users)?;
-    kernel.attach(&copy, &layer)
+    let layer = kernel.openat(None, layer.as_c_str(), DIRECTORY)?;
+    let copy = kernel.open_tree(&layer, c"")?;
+    kernel.mount_setattr_idmap(&copy, users)?;
+    kernel.move_mount(&copy, &layer)
 }
 
 /// A file system of its own that no path leads to.
-fn detached<K: Kernel>(kernel: &K, kind: &CStr) -> Result<K::Fd> {
-    let context = kernel.open_context(kind)?;
-    kernel.create(&context)?;
-    kernel.mount_context(&context, 0)
+pub(crate) fn detached<K: Kernel>(kernel: &K, kind: &CStr) -> Result<K::Fd> {
+    let context = kernel.fsopen(kind)?;
+    kernel.fsconfig_create(&context)?;
+    kernel.fsmount(&context, 0)
 }
 
 /// A mount namespace that only this process is in, and the way back.
@@ -86,37 +88,37 @@ impl<'k, K: Kernel> Private<'k, K> {
     pub(crate) fn enter(kernel: &'k K, [uids, gids]: [&IdMap; 2]) -> Result<Self> {
         // Our own: /proc may be missing, or show other processes under these numbers.
         let proc = detached(kernel, c"proc")?;
-        let home = kernel.open_file(&proc, c"self/ns/mnt")?;
-        let directory = kernel.open(c".")?;
+        let home = kernel.openat(Some(&proc), c"self/ns/mnt", OFlags::RDONLY)?;
+        let directory = kernel.openat(None, c".", DIRECTORY)?;
         let users = kernel.user_namespace(&proc, uids.as_c_str(), gids.as_c_str())?;
-        kernel.leave_mount_namespace()?;
+        kernel.unshare_newns()?;
         let private = Self { kernel, home, directory, users };
         // What is mounted here must not show up at home.
-        match kernel.make_private() {
+        match kernel.mount_change(c"/", ms::REC | ms::PRIVATE) {
             Ok(()) => Ok(private),
             Err(errno) => private.leave().and(Err(errno)),
         }
     }
 
-    /// An empty directory in which nothing else is, and the file system that has it. No path
-    /// leads there either, not even here: names are looked up from below the root's cover.
+    /// A new file system, mounted over the root, and an empty directory in it to mount on. No path
+    /// leads to that directory: a path is looked up from the root below the new file system.
     pub(crate) fn place(&self) -> Result<(K::Fd, K::Fd)> {
         let scratch = detached(self.kernel, c"tmpfs")?;
-        self.kernel.make_dir(&scratch, PLACE)?;
-        self.kernel.attach(&scratch, &self.kernel.open(c"/")?)?;
-        let place = self.kernel.open_at(&scratch, PLACE)?;
+        self.kernel.mkdirat(&scratch, PLACE)?;
+        self.kernel.move_mount(&scratch, &self.kernel.openat(None, c"/", DIRECTORY)?)?;
+        let place = self.kernel.openat(Some(&scratch), PLACE, DIRECTORY)?;
         Ok((scratch, place))
     }
 
     /// What is mounted on the place, as a mount of no namespace.
     pub(crate) fn take(&self, scratch: &K::Fd) -> Result<K::Fd> {
-        self.kernel.copy_mount(scratch, PLACE)
+        self.kernel.open_tree(scratch, PLACE)
     }
 
     /// Back to where we came from, with the same working directory.
     pub(crate) fn leave(self) -> Result<()> {
-        self.kernel.enter_mount_namespace(&self.home)?;
-        self.kernel.change_dir(&self.directory)
+        self.kernel.setns_newns(&self.home)?;
+        self.kernel.fchdir(&self.directory)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Looks at the directories that the words name, for mistakes that the kernel answers with a
-//! bare error number. Reads only; nothing is mounted or written.
+//! Looks at the directories that the options name, for mistakes that the kernel answers with a bare
+//! error number. Reads only; nothing is mounted or written.
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags};
@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use crate::LAYERS_MAX;
 use crate::buf::{Line, PathBuf};
 use crate::layers::{BadList, check, layers, unescape};
-use crate::options::{OptionStrings, Options, value_of};
+use crate::mountinfo::path_in_file_system;
+use crate::options::{Options, Words, value_of};
 use crate::words::key_value;
 
 /// What a directory is for.
@@ -27,23 +28,23 @@ pub enum Role {
     Work,
 }
 
-/// A directory that a word names.
+/// A directory that an option names.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory<'a> {
     /// What it is for.
     pub role: Role,
-    /// Its path as it stands in the word.
+    /// Its path as it stands in the option.
     pub path: &'a [u8],
     escaped: bool,
 }
 
-/// A mistake in the words or in what they name.
+/// A mistake in the options or in what they name.
 #[derive(Clone, Copy, Debug)]
 pub enum Problem<'a> {
     /// The colons of a `lowerdir=` value.
     BadList(BadList),
-    /// More layers than overlayfs takes.
-    TooMany(usize),
+    /// More layers than overlayfs takes; whether the upper directory is one of them.
+    TooMany(usize, bool),
     /// A directory that cannot be opened.
     Unreachable(Directory<'a>, Errno),
     /// A file where a directory is needed.
@@ -60,7 +61,8 @@ pub enum Problem<'a> {
     ReadOnlyUpper(Directory<'a>),
     /// The mark of a `volatile` mount that was not unmounted cleanly.
     Volatile(Directory<'a>),
-    /// The same directory twice, or a lower layer inside another directory of the mount.
+    /// The same directory twice, or a layer inside another directory of the mount, in the tree of
+    /// their file system, whatever mounts lead to them.
     Overlap(Directory<'a>, Directory<'a>),
 }
 
@@ -78,7 +80,8 @@ impl Directory<'_> {
     /// Type of the file system that it is on, if that is one which cannot be id-mapped everywhere
     /// (`linux/magic.h`).
     pub(crate) fn file_system(&self) -> Option<&'static str> {
-        const TYPES: [(u64, &str); 7] = [
+        const TYPES: [(u64, &str); 8] = [
+            (0xf15f, "ecryptfs"),
             (0x6573_5546, "fuse"),
             (0x794c_7630, "overlay"),
             (0xe0f5_e1e2, "erofs"),
@@ -124,9 +127,12 @@ impl Problem<'_> {
                 about(one, " overlaps with ");
                 return other.describe(line);
             }
-            Self::TooMany(count) => {
-                line.number(*count).text(" lower layers, overlayfs takes at most ");
-                line.number(LAYERS_MAX);
+            Self::TooMany(count, with_upper) => {
+                line.number(*count).text(" lower layers");
+                if *with_upper {
+                    line.text(", with the upper directory of a read-only mount as the topmost");
+                }
+                line.text("; overlayfs takes at most ").number(LAYERS_MAX);
                 return;
             }
             Self::BadList(BadList::LeadingColon) => "lowerdir: a colon before the first layer",
@@ -145,10 +151,11 @@ impl Problem<'_> {
 const VOLATILE: &str = " was in use by a volatile mount that was not unmounted cleanly: \
      remove its work/incompat/volatile once the upperdir is known to be good";
 
-/// All directories that count, lower layers first.
-pub fn directories<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
-) -> impl Iterator<Item = Directory<'a>> + Clone + use<'a, O> {
+/// All directories that count, the layers from the top, then the upper and work directory. The
+/// upper directory of a read-only mount is the topmost layer, and there is no work directory.
+pub fn directories<'a, W: Words<'a>>(
+    options: &Options<'a, W>,
+) -> impl Iterator<Item = Directory<'a>> + Clone + use<'a, W> {
     let of = lower(options).count();
     let numbered = lower(options).zip(1..).map(move |((path, escaped), number)| Directory {
         role: Role::Lower { number, of },
@@ -157,13 +164,16 @@ pub fn directories<'a, O: OptionStrings<'a>>(
     });
     let named =
         |key, role| options.last(key).map(move |path| Directory { role, path, escaped: true });
-    numbered.chain(named(b"upperdir", Role::Upper)).chain(named(b"workdir", Role::Work))
+    let top = options.upper_as_layer();
+    let top = top.map(|path| Directory { role: Role::Upper, path, escaped: true });
+    let rest = named(b"upperdir", Role::Upper).into_iter().chain(named(b"workdir", Role::Work));
+    top.into_iter().chain(numbered).chain(rest)
 }
 
 /// Paths of the lower layers that count, and whether they have backslashes to undo.
-fn lower<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
-) -> impl Iterator<Item = (&'a [u8], bool)> + Clone + use<'a, O> {
+fn lower<'a, W: Words<'a>>(
+    options: &Options<'a, W>,
+) -> impl Iterator<Item = (&'a [u8], bool)> + Clone + use<'a, W> {
     let last = options.last(b"lowerdir").map(<[u8]>::as_ptr);
     let replaced = move |word: &&[u8]| {
         last.is_some() && value_of(word, b"lowerdir").map(<[u8]>::as_ptr) != last
@@ -179,7 +189,7 @@ fn lower<'a, O: OptionStrings<'a>>(
 }
 
 /// The first mistake that can be seen, `None` where all looks well.
-pub fn first_problem<'a, O: OptionStrings<'a>>(options: &Options<O>) -> Option<Problem<'a>> {
+pub fn first_problem<'a, W: Words<'a>>(options: &Options<'a, W>) -> Option<Problem<'a>> {
     let mut first = None;
     problems(options, &mut |problem| {
         first.get_or_insert(problem);
@@ -188,16 +198,14 @@ pub fn first_problem<'a, O: OptionStrings<'a>>(options: &Options<O>) -> Option<P
 }
 
 /// Calls `found` for each mistake that can be seen.
-pub fn problems<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
-    found: &mut dyn FnMut(Problem<'a>),
-) {
+pub fn problems<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMut(Problem<'a>)) {
     if let Some(Err(bad)) = options.last(b"lowerdir").map(check) {
         found(Problem::BadList(bad));
     }
-    let count = lower(options).count();
+    let with_upper = options.upper_as_layer().is_some();
+    let count = lower(options).count() + usize::from(with_upper);
     if count > LAYERS_MAX {
-        found(Problem::TooMany(count));
+        found(Problem::TooMany(count, with_upper));
         return;
     }
     each_directory(options, found);
@@ -210,10 +218,7 @@ pub fn problems<'a, O: OptionStrings<'a>>(
     overlaps(options, found);
 }
 
-fn each_directory<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
-    found: &mut dyn FnMut(Problem<'a>),
-) {
+fn each_directory<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMut(Problem<'a>)) {
     // Without an upper directory the kernel never looks at the work directory.
     let has_upper = options.last(b"upperdir").is_some();
     for directory in directories(options).filter(|d| has_upper || d.role != Role::Work) {
@@ -227,10 +232,7 @@ fn each_directory<'a, O: OptionStrings<'a>>(
     }
 }
 
-fn upper_and_work<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
-    found: &mut dyn FnMut(Problem<'a>),
-) {
+fn upper_and_work<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMut(Problem<'a>)) {
     let find = |role| {
         let directory = directories(options).find(|directory| directory.role == role)?;
         let fd = directory.open(OFlags::PATH | OFlags::DIRECTORY).ok()?;
@@ -247,9 +249,7 @@ fn upper_and_work<'a, O: OptionStrings<'a>>(
     }
     if (upper_stat.stx_mnt_id, device(&upper_stat)) != (work_stat.stx_mnt_id, device(&work_stat)) {
         found(Problem::TwoMounts);
-    } else if inside(&work_fd, |id| id == identity(&upper_stat))
-        || inside(&upper_fd, |id| id == identity(&work_stat))
-    {
+    } else if is_inside(&work_fd, &upper_stat) || is_inside(&upper_fd, &work_stat) {
         found(Problem::Nested);
     }
     let mark = c"work/incompat/volatile";
@@ -258,38 +258,48 @@ fn upper_and_work<'a, O: OptionStrings<'a>>(
     }
 }
 
-/// A lower layer that is, or lies inside, another directory of the mount.
-fn overlaps<'a, O: OptionStrings<'a>>(options: &Options<O>, found: &mut dyn FnMut(Problem<'a>)) {
+/// A layer that is, or lies inside, another directory of the mount. The kernel compares places in
+/// the tree of a file system (`ovl_check_layer`), and so it does not matter what is mounted where.
+fn overlaps<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMut(Problem<'a>)) {
+    let is_layer = |directory: &Directory<'_>| match directory.role {
+        Role::Lower { .. } => true,
+        Role::Upper => options.upper_as_layer().is_some(),
+        Role::Work => false,
+    };
     let mut known = [None; LAYERS_MAX + 2];
-    let open = |directory: &Directory<'a>| directory.open(OFlags::PATH | OFlags::DIRECTORY).ok();
     for (slot, directory) in known.iter_mut().zip(directories(options)) {
-        *slot = open(&directory).and_then(|fd| Some(identity(&stat(&fd)?)));
+        each_place_above(&directory, |place| *slot = Some(place));
     }
-    for (index, one) in directories(options).enumerate() {
-        let Role::Lower { .. } = one.role else { return };
+    for (index, one) in directories(options).enumerate().filter(|(_, one)| is_layer(one)) {
         let mut hit = None;
-        let is_known = |id| {
-            let at = |(at, other): (usize, &Option<Identity>)| *other == Some(id) && at != index;
-            hit = known.iter().enumerate().position(at);
-            hit.is_some()
-        };
-        if open(&one).is_some_and(|fd| inside(&fd, is_known))
-            && let Some(other) = hit.and_then(|hit| directories(options).nth(hit))
-        {
+        each_place_above(&one, |place| {
+            let at = |(at, other): (usize, &Option<u64>)| *other == Some(place) && at != index;
+            hit = hit.or_else(|| known.iter().enumerate().position(at));
+        });
+        if let Some(other) = hit.and_then(|hit| directories(options).nth(hit)) {
             found(Problem::Overlap(one, other));
             return;
         }
     }
 }
 
-type Identity = (u32, u32, u64);
+/// Calls `tell` with a digest (FNV-1a) of each place from the root of the directory's file system
+/// down to the directory itself.
+fn each_place_above(directory: &Directory<'_>, mut tell: impl FnMut(u64)) {
+    let fd = directory.open(OFlags::PATH | OFlags::DIRECTORY);
+    let Some(path) = fd.ok().and_then(|fd| path_in_file_system(&fd)) else { return };
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in path.as_bytes() {
+        if *byte == b'/' {
+            tell(digest);
+        }
+        digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    tell(digest);
+}
 
 fn device(stat: &Statx) -> (u32, u32) {
     (stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-fn identity(stat: &Statx) -> Identity {
-    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)
 }
 
 fn stat(fd: impl AsFd) -> Option<Statx> {
@@ -297,13 +307,13 @@ fn stat(fd: impl AsFd) -> Option<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, want).ok()
 }
 
-/// Whether the directory or one that holds it is the one that is sought. Looks no further than
-/// the mount's root: beyond it is another file system, which the kernel does not look at.
-fn inside(directory: &OwnedFd, mut sought: impl FnMut(Identity) -> bool) -> bool {
+/// Whether the directory is, or lies inside, the other one; they are on the same mount.
+fn is_inside(directory: &OwnedFd, other: &Statx) -> bool {
+    let identity = |stat: &Statx| (device(stat), stat.stx_ino);
     let mut here = stat(directory);
     let mut parent: Option<OwnedFd> = None;
     while let Some(at) = here {
-        if sought(identity(&at)) {
+        if identity(&at) == identity(other) {
             return true;
         }
         let from = parent.as_ref().unwrap_or(directory);

@@ -1,5 +1,5 @@
-//! The value of `lowerdir=`: layers with `:` between them, `::` before data-only ones, and
-//! `\` before a letter that is meant as such (Linux `fs/overlayfs/params.c`).
+//! The value of `lowerdir=`: layers with `:` between them, `::` before data-only ones, and `\`
+//! before a character that has no special meaning there (Linux `fs/overlayfs/params.c`).
 
 use crate::buf::CBuf;
 
@@ -67,16 +67,34 @@ pub fn check(value: &[u8]) -> Result<(), BadList> {
     Ok(())
 }
 
-/// The path that `raw` means: each backslash makes a letter of the next byte. `None` if it is
-/// longer than a path can be.
+/// The path that `raw` means: a backslash stands for the byte after it, and for nothing at the
+/// end. `None` if the path is too long for `N`.
 pub fn unescape<const N: usize>(raw: &[u8]) -> Option<CBuf<N>> {
     let mut path = CBuf::new();
     let mut bytes = raw.iter();
     while let Some(byte) = bytes.next() {
-        let letter = if *byte == b'\\' { bytes.next().unwrap_or(byte) } else { byte };
-        path.push(&[*letter])?;
+        let byte = if *byte == b'\\' { bytes.next() } else { Some(byte) };
+        path.push(byte.map_or(&[], core::slice::from_ref))?;
     }
     Some(path)
+}
+
+/// Appends `path` as one layer of a `lowerdir=` value: `upperdir=` takes a bare colon for part of
+/// the path, and a backslash at the end for nothing.
+pub(crate) fn push_as_layer<const N: usize>(data: &mut CBuf<N>, path: &[u8]) -> Option<()> {
+    let mut bytes = path.iter();
+    while let Some(byte) = bytes.next() {
+        match (byte, bytes.clone().next()) {
+            (b':', _) => data.push(b"\\:")?,
+            (b'\\', None) => {}
+            (b'\\', Some(escaped)) => {
+                data.push(&[b'\\', *escaped])?;
+                bytes.next();
+            }
+            _ => data.push(&[*byte])?,
+        }
+    }
+    Some(())
 }
 
 fn split_at_colon(value: &[u8]) -> (&[u8], Option<&[u8]>) {
@@ -131,11 +149,32 @@ mod tests {
             (b"/a", b"/a"),
             (b"/a\\:b\\,c\\\\d", b"/a:b,c\\d"),
             (b"/a\\b", b"/ab"),
-            (b"/a\\", b"/a\\"),
+            (b"/a\\", b"/a"),
         ];
         for (raw, path) in table {
             assert_eq!(unescape::<16>(raw).unwrap().as_bytes(), *path);
         }
         assert!(unescape::<4>(b"/abc").is_none());
+    }
+
+    /// An upper directory as a layer is one layer, of the same path.
+    #[test]
+    fn upper_as_layer() {
+        let table: &[(&[u8], &[u8])] = &[
+            (b"/u", b"/u"),
+            (b"/u:2", b"/u\\:2"),
+            (b"/u\\:2\\,\\\\", b"/u\\:2\\,\\\\"),
+            (b"/u\\", b"/u"),
+            (b"/u\\\\:", b"/u\\\\\\:"),
+        ];
+        for (upper, expected) in table {
+            let mut data = CBuf::<32>::new();
+            push_as_layer(&mut data, upper).unwrap();
+            let name = upper.escape_ascii();
+            assert_eq!(data.as_bytes(), *expected, "{name}");
+            assert_eq!(layers(data.as_bytes()).count(), 1, "{name}");
+            let path = |raw| unescape::<32>(raw).unwrap().as_bytes().to_vec();
+            assert_eq!(path(data.as_bytes()), path(upper), "{name}");
+        }
     }
 }

@@ -1,36 +1,41 @@
-//! Overlay mounts from option words: words -> plan -> kernel.
+//! Overlay mounts from options: options -> plan -> kernel.
 //!
-//! What it does: splits `-o` strings as `mount(8)` does, sorts each word with one
-//! [table](table::TABLE), and mounts an overlay file system on a target directory exactly
-//! as `mount -t overlay` of util-linux 2.38 would, also where the options are too long for
-//! one `mount(2)` call. When the kernel refuses, [`explain`] names the option or layer at fault.
+//! What it does: sorts each option with one [table](table::TABLE), and mounts an overlay file
+//! system on a target directory exactly as `mount -t overlay` of util-linux 2.38 would, also where
+//! the options are too long for one `mount(2)` call; docs/differences.md has the exceptions. When
+//! the kernel refuses, [`explain`] names the option or layer at fault.
 //!
 //! What it does not do: allocate, read the environment, print, exit, unmount (but for its own
-//! half-made mounts), or judge options of overlayfs itself: those are the kernel's.
+//! half-made mounts), judge options of overlayfs itself, which are the kernel's, or know command
+//! lines: the caller splits option strings by [`words`](words::words).
 //!
-//! The way from words to a mount is [`mount`]; every system call goes through the [`Kernel`]
-//! trait, so that the same code can be replayed against a recorder.
+//! The way to a mount is [`mount`]; every system call goes through the [`Kernel`] trait, so that
+//! the same code can be replayed against a recorder.
 #![no_std]
 #![deny(unsafe_code)]
 
 pub mod buf;
+mod conflicts;
 mod context;
 pub mod errno;
 mod explain;
 pub mod idmap;
 pub mod inspect;
+mod kernel_log;
 pub mod layers;
 mod mount;
+mod mountinfo;
 mod options;
 pub mod raw;
+mod read_only;
 mod shorten;
 pub mod sys;
 pub mod table;
 pub mod words;
 
-pub use explain::explain;
-pub use mount::{Failure, Request, Step, Way, mount};
-pub use options::{Caller, Lsm, OptionStrings, Options, Refusal};
+pub use explain::{explain, may_mount};
+pub use mount::{Failure, Method, Request, Step, lsm, mount};
+pub use options::{Lsm, Options, Refusal, Words};
 pub use sys::{Kernel, Linux};
 
 /// Bytes that one `mount(2)` call takes as data: a page less the final NUL (mount(2)).

@@ -1,9 +1,16 @@
-//! The system calls that rustix has not: all of this library's unsafe code.
+//! System calls that rustix lacks, or has only in its unstable module `runtime`: all unsafe code of
+//! this library but one call.
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsFd, AsRawFd};
-use rustix::io::{Errno, Result};
+use rustix::io::{Errno, Result, retry_on_intr};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+/// `CLONE_NEWNS`: the child is in a mount namespace of its own (linux/sched.h).
+pub(crate) const NEWNS: usize = 0x2_0000;
+/// `CLONE_NEWUSER`: the child is in a user namespace of its own.
+pub(crate) const NEWUSER: usize = 0x1000_0000;
 
 /// execve(2); returns only when it failed.
 ///
@@ -19,30 +26,59 @@ pub unsafe fn execve(
     unsafe { call(number::EXECVE, words) }.err().unwrap_or(Errno::INVAL)
 }
 
-/// Starts a child like fork(2), but in a user namespace of its own. The child's process id, in
-/// the child `None`.
-///
-/// # Safety
-/// The process must have one thread, and the child end with [`exit`].
-pub(crate) unsafe fn fork_into_user_namespace() -> Result<Option<u32>> {
-    const CLONE_NEWUSER: usize = 0x1000_0000;
-    const SIGCHLD: usize = 17;
-    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of
-    // all memory.
-    let pid = unsafe { call(number::CLONE, [CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0]) }?;
-    Ok(u32::try_from(pid).ok().filter(|pid| *pid != 0))
+/// Makes write(2) to a pipe that nobody reads fail with EPIPE instead of ending the process:
+/// `rt_sigaction(SIGPIPE, {SIG_IGN}, NULL)`. For the whole process, and inherited by execve(2).
+pub fn ignore_sigpipe() {
+    const SIGPIPE: usize = 13;
+    const SIG_IGN: u64 = 1;
+    // struct sigaction: handler, flags, on some architectures a restorer, and the mask, whose
+    // length is the last argument.
+    let action = [SIG_IGN, 0, 0, 0];
+    let words = [SIGPIPE, action.as_ptr() as usize, 0, size_of::<u64>(), 0];
+    // SAFETY: the structure is at least as long as the kernel's and lives through the call.
+    let _ = unsafe { call(number::RT_SIGACTION, words) };
 }
 
-/// exit_group(2).
-pub(crate) fn exit() -> ! {
+/// A child process that shares nothing with us but open files.
+pub(crate) struct Child(u32);
+
+impl Child {
+    /// Starts one like fork(2), in the new namespaces of `namespaces` (clone(2)), which calls
+    /// `run` and exits with its answer. `run` must do nothing but system calls: what another
+    /// thread of ours holds locked stays locked in the child.
+    pub(crate) fn clone(namespaces: usize, run: impl FnOnce() -> u8) -> Result<Self> {
+        const SIGCHLD: usize = 17;
+        // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own
+        // copy of all memory, and never returns from here.
+        let pid = unsafe { call(number::CLONE, [namespaces | SIGCHLD, 0, 0, 0, 0]) }?;
+        if pid == 0 {
+            exit(run())
+        }
+        Ok(Self(u32::try_from(pid).map_err(|_| Errno::OVERFLOW)?))
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0
+    }
+
+    /// Waits for its end. Its exit code; `None` if a signal ended it or somebody else waited.
+    pub(crate) fn wait(self) -> Option<u8> {
+        let pid = Pid::from_raw(self.0.cast_signed());
+        let (_, status) = retry_on_intr(|| waitpid(pid, WaitOptions::empty())).ok()??;
+        status.exit_status().and_then(|code| u8::try_from(code).ok())
+    }
+}
+
+fn exit(code: u8) -> ! {
     loop {
-        // SAFETY: it takes a number and does not return.
-        let _ = unsafe { call(number::EXIT_GROUP, [0; 5]) };
+        // SAFETY: exit_group(2) takes a number and does not return.
+        let _ = unsafe { call(number::EXIT_GROUP, [code.into(), 0, 0, 0, 0]) };
     }
 }
 
 /// `mount_setattr(tree, "", AT_EMPTY_PATH, {attr_set: MOUNT_ATTR_IDMAP, userns_fd})`.
-pub(crate) fn set_id_map(tree: impl AsFd, users: impl AsFd) -> Result<()> {
+pub(crate) fn mount_setattr_idmap(tree: impl AsFd, users: impl AsFd) -> Result<()> {
     const MOUNT_SETATTR: usize = 442;
     const AT_EMPTY_PATH: usize = 0x1000;
     const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
@@ -59,6 +95,7 @@ pub(crate) fn set_id_map(tree: impl AsFd, users: impl AsFd) -> Result<()> {
 /// Numbers that are not the same on all architectures.
 #[cfg(target_arch = "x86_64")]
 mod number {
+    pub(super) const RT_SIGACTION: usize = 13;
     pub(super) const CLONE: usize = 56;
     pub(super) const EXECVE: usize = 59;
     pub(super) const EXIT_GROUP: usize = 231;
@@ -67,6 +104,7 @@ mod number {
 /// include/uapi/asm-generic/unistd.h of Linux.
 #[cfg(not(target_arch = "x86_64"))]
 mod number {
+    pub(super) const RT_SIGACTION: usize = 134;
     pub(super) const CLONE: usize = 220;
     pub(super) const EXECVE: usize = 221;
     pub(super) const EXIT_GROUP: usize = 94;

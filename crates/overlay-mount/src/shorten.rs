@@ -1,22 +1,22 @@
-//! Shorter words for the same layers, for kernels whose only way is `mount(2)`.
+//! Shorter names for the same layers, for kernels whose only method is `mount(2)`.
 
 use rustix::io::Errno;
 
 use crate::buf::{Data, PathBuf};
-use crate::layers::{layers, unescape};
-use crate::options::{OptionStrings, Options};
-use crate::sys::Kernel;
+use crate::layers::{Layer, layers, push_as_layer, unescape};
+use crate::options::{Options, Words};
+use crate::sys::{DIRECTORY, Kernel};
 use crate::words::key_value;
 use crate::{FSCONFIG_VALUE_MAX, LAYERS_MAX};
 
-/// The layers' common directory, and the words with the layers as seen from there. `None` if
-/// there is none, if another path is relative, or if the words are too long even so.
-pub(crate) fn by_common_directory<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
+/// The layers' common directory, and the options with the layers as seen from there. `None` if
+/// there is none, if another path is relative, or if the options are too long even so.
+pub(crate) fn by_common_directory<'a, W: Words<'a>>(
+    options: &Options<'a, W>,
 ) -> Option<(PathBuf, Data)> {
     let lower = options.last(b"lowerdir").filter(|_| !options.relative)?;
-    let first = layers(lower).next()?.raw;
-    let common = common_prefix(lower, first);
+    let first = all_layers(options, lower).next()?.raw;
+    let common = common_prefix(all_layers(options, lower), first);
     let directory = unescape(first.get(..common)?)?;
     let data = rewrite(options, lower, |data, raw, is_layer| {
         if !is_layer {
@@ -26,24 +26,24 @@ pub(crate) fn by_common_directory<'a, O: OptionStrings<'a>>(
         while let [b'/', rest @ ..] = name {
             name = rest;
         }
-        data.push(if name.is_empty() { b"." } else { name })
+        push_as_layer(data, if name.is_empty() { b"." } else { name })
     })?;
     Some((directory, data))
 }
 
 /// Length up to and with the last slash that all layers share.
-fn common_prefix(lower: &[u8], first: &[u8]) -> usize {
-    let shared = layers(lower).fold(first.len(), |shared, layer| {
+fn common_prefix<'l>(layers: impl Iterator<Item = Layer<'l>>, first: &[u8]) -> usize {
+    let shared = layers.fold(first.len(), |shared, layer| {
         let same = first[..shared].iter().zip(layer.raw).take_while(|(a, b)| a == b);
         same.count()
     });
     first[..shared].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1)
 }
 
-/// The words with descriptor numbers for the layers, and for an upper or work directory that is
+/// The options with descriptor numbers for the layers, and for an upper or work directory that is
 /// relative or long; to be read from `/proc/self/fd`. `None` if they are too long even so.
-pub(crate) fn by_number<'a, K: Kernel, O: OptionStrings<'a>>(
-    options: &Options<O>,
+pub(crate) fn by_number<'a, K: Kernel, W: Words<'a>>(
+    options: &Options<'a, W>,
     open: &mut Descriptors<'_, K>,
 ) -> Option<Result<Data, Errno>> {
     let lower = options.last(b"lowerdir")?;
@@ -57,9 +57,9 @@ pub(crate) fn by_number<'a, K: Kernel, O: OptionStrings<'a>>(
     }
 }
 
-/// The words for the kernel, with what `push_path` makes of a path and whether it is a layer.
-fn rewrite<'a, O: OptionStrings<'a>>(
-    options: &Options<O>,
+/// The options for the kernel, with what `push_path` makes of a path and whether it is a layer.
+fn rewrite<'a, W: Words<'a>>(
+    options: &Options<'a, W>,
     lower: &[u8],
     mut push_path: impl FnMut(&mut Data, &[u8], bool) -> Option<()>,
 ) -> Option<Data> {
@@ -68,7 +68,14 @@ fn rewrite<'a, O: OptionStrings<'a>>(
         match key_value(word) {
             (b"lowerdir", Some(value)) if value.as_ptr() == lower.as_ptr() => {
                 data.push_word(b"lowerdir=")?;
-                push_layers(&mut data, value, |data, raw| push_path(data, raw, true))?;
+                for (index, layer) in all_layers(options, value).enumerate() {
+                    match (index, layer.data_only) {
+                        (0, _) => {}
+                        (_, false) => data.push(b":")?,
+                        (_, true) => data.push(b"::")?,
+                    }
+                    push_path(&mut data, layer.raw, true)?;
+                }
             }
             // The last one replaces it.
             (b"lowerdir", Some(_)) => {}
@@ -83,20 +90,13 @@ fn rewrite<'a, O: OptionStrings<'a>>(
     Some(data)
 }
 
-fn push_layers(
-    data: &mut Data,
-    lower: &[u8],
-    mut push_path: impl FnMut(&mut Data, &[u8]) -> Option<()>,
-) -> Option<()> {
-    for (index, layer) in layers(lower).enumerate() {
-        match (index, layer.data_only) {
-            (0, _) => {}
-            (_, false) => data.push(b":")?,
-            (_, true) => data.push(b"::")?,
-        }
-        push_path(data, layer.raw)?;
-    }
-    Some(())
+/// The layers of the `lowerdir=` value that counts, below an upper directory that is a layer.
+fn all_layers<'l, 'a: 'l, W: Words<'a>>(
+    options: &Options<'a, W>,
+    lower: &'l [u8],
+) -> impl Iterator<Item = Layer<'l>> {
+    let top = options.upper_as_layer().map(|raw| Layer { raw, data_only: false });
+    top.into_iter().chain(layers(lower))
 }
 
 /// Directories held open while their numbers stand for them.
@@ -115,7 +115,7 @@ impl<'k, K: Kernel> Descriptors<'k, K> {
     /// The number of a new descriptor for the directory `raw`; `None` notes the error.
     fn number(&mut self, raw: &[u8]) -> Option<u32> {
         let opened = unescape::<4096>(raw).ok_or(Errno::NAMETOOLONG);
-        let opened = opened.and_then(|path| self.kernel.open(path.as_c_str()));
+        let opened = opened.and_then(|path| self.kernel.openat(None, path.as_c_str(), DIRECTORY));
         let slot = self.open.get_mut(self.count).ok_or(Errno::TOOBIG);
         match opened.and_then(|fd| Ok((slot?, fd))) {
             Ok((slot, fd)) => {

@@ -1,6 +1,6 @@
-//! The one option table: every word that file systems share (util-linux 2.38 `libmount`,
-//! mount(8) "FILESYSTEM-INDEPENDENT MOUNT OPTIONS"), and the words that containerd's
-//! snapshotters make a mount carry.
+//! The one option table: every option that file systems share (util-linux 2.38 `libmount`,
+//! mount(8) "FILESYSTEM-INDEPENDENT MOUNT OPTIONS"), and those that containerd's snapshotters
+//! make a mount carry.
 
 use crate::words::key_value;
 
@@ -29,16 +29,16 @@ pub mod ms {
     pub const LAZYTIME: u32 = 1 << 25;
 }
 
-/// What a word means for the mount.
+/// What an option means for the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Sets `mount(2)` flags.
     Set(u32),
-    /// Clears `mount(2)` flags that an earlier word set.
+    /// Clears `mount(2)` flags that an earlier option set.
     Clear(u32),
     /// Sets flags, but only without a value: `user`, not `user=NAME`.
     Implies(u32),
-    /// Changes the propagation type after the mount, in the order of the words.
+    /// Changes the propagation type after the mount, in the order of the options.
     Propagation(u32),
     /// Means something to user space only: dropped.
     Ignore,
@@ -54,7 +54,7 @@ pub enum Effect {
     Refuse(&'static str),
 }
 
-/// What else than its bare name a word may have.
+/// What an option may have besides its bare name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Nothing but an empty value: `ro=1` is not `ro`.
@@ -68,11 +68,11 @@ pub enum Form {
 /// A row of the [table](TABLE).
 #[derive(Debug)]
 pub struct Entry {
-    /// The word, its key, or its prefix.
+    /// The option, its key, or its prefix.
     pub name: &'static str,
     /// How the name is matched.
     pub form: Form,
-    /// What the word means.
+    /// What the option means.
     pub effect: Effect,
 }
 
@@ -92,12 +92,13 @@ use Effect::{Carried, Clear, IdMap, Ignore, Implies, Propagation, Refuse, SeLinu
 
 const SECURE: u32 = ms::NOSUID | ms::NODEV | ms::NOEXEC;
 const OWNER_SECURE: u32 = ms::NOSUID | ms::NODEV;
-const NOT_A_MOUNT: &str = "only new overlay mounts are made here";
+const NOT_A_MOUNT: &str = "only new overlay mounts are supported";
+const AFTER_MOUNT: &str = "only mount(8) could act on it, after the mount";
 
-/// Every word that does not go to the kernel as it came; the first row that matches counts.
+/// Every option that does not go to the kernel as it came; the first row that matches counts.
 pub const TABLE: &[Entry] = &[
-    value("extraoption", Carried),
-    value("io.katacontainers.volume", Carried),
+    value(slice_names::EXTRA_OPTION, Carried),
+    value(slice_names::VOLUME, Carried),
     value("uidmap", IdMap),
     value("gidmap", IdMap),
     bare("ro", Set(ms::RDONLY)),
@@ -170,8 +171,12 @@ pub const TABLE: &[Entry] = &[
     value("verity.fecroots", Ignore),
     value("verity.roothashsig", Ignore),
     value("verity.oncorruption", Ignore),
-    prefix("X-containerd.", Refuse("the word was not consumed by containerd's mount manager")),
-    value("X-mount.idmap", Refuse("id-mapped layers are asked for with uidmap= and gidmap=")),
+    prefix("X-containerd.", Refuse("containerd's mount manager should have acted on it")),
+    value("X-mount.idmap", Refuse("use uidmap= and gidmap= to map the owners of lower layers")),
+    value("X-mount.subdir", Refuse(AFTER_MOUNT)),
+    value("X-mount.owner", Refuse(AFTER_MOUNT)),
+    value("X-mount.group", Refuse(AFTER_MOUNT)),
+    value("X-mount.mode", Refuse(AFTER_MOUNT)),
     prefix("x-", Ignore),
     prefix("X-", Ignore),
     value("context", SeLinux),
@@ -186,7 +191,7 @@ pub const TABLE: &[Entry] = &[
     value("smackfstransmute", Smack),
 ];
 
-/// What `word` means, `None` for a word that the kernel gets as it is.
+/// What the option `word` means, `None` for one that the kernel gets as it is.
 pub fn effect(word: &[u8]) -> Option<Effect> {
     let entry = TABLE.iter().find(|entry| entry.matches(word))?;
     match entry.effect {
@@ -209,97 +214,6 @@ impl Entry {
     }
 }
 
-/// A word whose meaning here is not `mount(8)`'s, on purpose.
-#[derive(Debug)]
-pub struct Difference {
-    /// The word or situation.
-    pub word: &'static str,
-    /// What `mount -t overlay` of util-linux 2.38 does.
-    pub mount8: &'static str,
-    /// What is done here.
-    pub ours: &'static str,
-    /// Why.
-    pub why: &'static str,
-}
-
-const fn differs(
-    word: &'static str,
-    mount8: &'static str,
-    ours: &'static str,
-    why: &'static str,
-) -> Difference {
-    Difference { word, mount8, ours, why }
-}
-
-/// All the differences from `mount(8)` that are on purpose.
-pub const DIFFERENCES: &[Difference] = &[
-    differs(
-        "nofail",
-        "exits 0 with nothing mounted if a path is missing",
-        "ignored: a failure is a failure",
-        "containerd would start a container on an empty directory",
-    ),
-    differs(
-        "X-containerd.*",
-        "ignored",
-        "refused",
-        "the word asks containerd for something that was not done",
-    ),
-    differs("X-mount.*", "acted on", "ignored", "mount(8) has acted on them before a helper runs"),
-    differs(
-        "X-mount.idmap",
-        "refused or acted on, by version",
-        "refused",
-        "ignoring it would give files to the wrong owner",
-    ),
-    differs(
-        "an unbalanced quote",
-        "drops the rest of the string",
-        "kept",
-        "the kernel takes it as a letter of the path",
-    ),
-    differs(
-        "a quote in a path",
-        "hides commas up to the next quote",
-        "a letter",
-        "a carried option must never hide behind it",
-    ),
-    differs(
-        "a comma after a backslash",
-        "ends the word if it is a known one",
-        "a letter",
-        "the kernel takes it as a letter of the path",
-    ),
-    differs(
-        "a target that is no directory",
-        "fails and leaves files in the work directory",
-        "fails and leaves nothing",
-        "a failed mount changes nothing",
-    ),
-    differs("bind", "makes another kind of mount", "refused", NOT_A_MOUNT),
-    differs("rbind", "makes another kind of mount", "refused", NOT_A_MOUNT),
-    differs("move", "refused, or moves a mount, by version", "refused", NOT_A_MOUNT),
-    differs("remount", "changes the mount that is there", "refused", NOT_A_MOUNT),
-    differs(
-        "more than 4,095 bytes",
-        "the kernel silently cuts the string",
-        "mounted in full",
-        "a cut path can expose a parent directory",
-    ),
-    differs(
-        "extraoption=, io.katacontainers.volume=",
-        "passed to the kernel, which refuses them",
-        "dropped, never shown",
-        "they are for a VM runtime and may hold credentials",
-    ),
-    differs(
-        "uidmap=, gidmap=",
-        "passed to the kernel, which refuses them",
-        "maps the ids of the lower layers' owners",
-        "containerd leaves it to the helper",
-    ),
-];
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -316,7 +230,7 @@ mod tests {
         }
     }
 
-    /// What one word sets another must clear: the table lost one of the pair otherwise.
+    /// What one option sets another must clear: the table lost one of the pair otherwise.
     #[test]
     fn flags_can_be_cleared() {
         const NEVER_CLEARED: u32 = ms::DIRSYNC;
@@ -349,6 +263,9 @@ mod tests {
             ("comments", None),
             ("x-systemd.automount", Some(Ignore)),
             ("X-mount.mkdir=0755", Some(Ignore)),
+            ("X-mount.subdir", Some(Refuse(AFTER_MOUNT))),
+            ("X-mount.owner=7", Some(Refuse(AFTER_MOUNT))),
+            ("X-mount.owners=7", Some(Ignore)),
             ("extraoption=e30=", Some(Carried)),
             ("extraoption", Some(Carried)),
             ("extraoptions=e30=", None),

@@ -1,19 +1,19 @@
-//! Splits an option string into words, byte by byte.
+//! Splits an option string into its options ("words"), byte by byte.
 //!
-//! A comma ends a word unless a backslash makes a letter of it, as one can of a backslash: so
-//! overlayfs itself splits its data. A double quote groups only
-//! directly after the `=` of an SELinux context word, and only if it is closed: elsewhere it is
-//! a letter of a path, as it is for the kernel. After `uidmap=` and `gidmap=` a comma does not
-//! end the word before another range of ids: so containerd writes several.
+//! Options are separated by commas. A backslash makes the next comma or backslash part of the
+//! option, as in overlayfs's own parser. A double quote groups only directly after the `=` of an
+//! SELinux context option, and only if it is closed: elsewhere it is an ordinary character of a
+//! path, as it is for the kernel. In the value of `uidmap=` and `gidmap=` a comma before another
+//! range of ids belongs to the value: containerd separates several ranges so.
 
 use core::ops::Range;
 
 use crate::idmap::range_of;
 
-/// SELinux words whose quoted value may hold commas (mount(8), "context=").
+/// SELinux options whose quoted value may hold commas (mount(8), "context=").
 const QUOTED: [&[u8]; 4] = [b"context=", b"fscontext=", b"defcontext=", b"rootcontext="];
 
-/// Words whose value is a list of ranges of ids.
+/// Options whose value is a list of ranges of ids.
 const ID_MAPS: [&[u8]; 2] = [b"uidmap=", b"gidmap="];
 
 /// The words of `string`, in order, empty ones left out.
@@ -67,6 +67,14 @@ fn quoted_prefix(rest: &[u8]) -> usize {
     0
 }
 
+/// The first option of `string` if libmount takes the whole string for a mistake because that
+/// option has no name: it starts with `=`, a quote or a blank (mount(8): "unsupported option
+/// format").
+pub fn nameless(string: &[u8]) -> Option<&[u8]> {
+    matches!(string.first(), Some(b'=' | b'\'' | b'"' | b' ' | b'\t'))
+        .then(|| words(string).next().unwrap_or_default())
+}
+
 /// `key` and, after the first `=`, the value.
 pub fn key_value(word: &[u8]) -> (&[u8], Option<&[u8]>) {
     match word.iter().position(|byte| *byte == b'=') {
@@ -112,6 +120,17 @@ mod tests {
         for (input, expected) in table {
             assert_eq!(words(input).collect::<Vec<_>>(), *expected, "{:?}", input.escape_ascii());
         }
+    }
+
+    #[test]
+    fn nameless_strings() {
+        for string in ["=x,lowerdir=/a", "'x", "\"x", " ro", "\tro", "="] {
+            assert!(nameless(string.as_bytes()).is_some(), "{string}");
+        }
+        for string in ["", ",=x", "a=x", "ro, "] {
+            assert_eq!(nameless(string.as_bytes()), None, "{string}");
+        }
+        assert_eq!(nameless(b"=x,y"), Some(&b"=x"[..]));
     }
 
     /// Every string of up to six pieces of a nasty vocabulary, against a rule written anew:

@@ -254,12 +254,19 @@ impl Containerd {
         self.service.said()
     }
 
+    /// Where its programs are, `ctr` among them.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("containerd.sock")
     }
 
-    fn cgroup(&self) -> String {
+    /// The control group of its containers, which goes when it ends: `/NAME/ID`. As a namespace of
+    /// containerd, this name puts containers there that are started without `--cgroup`.
+    pub fn cgroup(&self) -> String {
         format!("nydus-e2e-{}", self.service.pid().as_raw_pid())
     }
 

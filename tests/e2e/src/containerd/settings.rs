@@ -28,7 +28,7 @@ pub(super) fn links(directory: &Path, version: &str) -> Option<String> {
 pub(super) fn text(version: &str, directory: &Path, plugin: &Path, root: &Path) -> String {
     let text = match version {
         version if version < "containerd-2" => format!("{PACKAGED_1}{V2}"),
-        version if version.ends_with("transfer") => format!("{}{V3}{TRANSFER}", for_transfer()),
+        version if version.ends_with("transfer") => format!("{}{V3}", for_transfer()),
         _ => format!("{PACKAGED_2}{V3}"),
     };
     let words = [
@@ -68,13 +68,6 @@ const V3: &str = r#"
   conf_dir = "DIRECTORY/cni"
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "DIRECTORY/hosts"
-"#;
-
-/// The transfer service pulls, as it does by default since 2.1.
-const TRANSFER: &str = r#"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux"
-  snapshotter = "nydus"
 "#;
 
 const BOTH: &str = r#"
