@@ -134,8 +134,8 @@ fn list(rng: &mut Rng, base: &str) -> Words {
     let count = 1 + rng.below(3);
     let lower = (0..count).map(|_| {
         let name = rng.pick(LAYERS);
-        // A comma would end the option.
-        let name = if name.contains(',') { "l1" } else { name };
+        // A comma would end the option, and a backslash escape the one at its end.
+        let name = if name.contains(',') || name.ends_with('\\') { "l1" } else { name };
         [b"lowerdir+=".as_slice(), &path(rng, base, name.as_bytes())].concat()
     });
     lower.collect()

@@ -50,6 +50,15 @@ impl Mount8 {
         Some(Self { version, start })
     }
 
+    /// The unpacked program, its loader and its libraries; none if it is the host's.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let [loader, _, libraries, program] = &self.start[..] else { return Vec::new() };
+        let directories = std::env::split_paths(libraries);
+        let entries = directories.flat_map(std::fs::read_dir).flat_map(Iterator::flatten);
+        let files = entries.map(|entry| entry.path()).filter(|path| path.is_file());
+        files.chain([loader.into(), program.into()]).collect()
+    }
+
     /// What `--version` says after "util-linux", and of which library.
     ///
     /// # Panics

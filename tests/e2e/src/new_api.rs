@@ -19,6 +19,8 @@ pub(crate) fn yardstick(mut words: Words, may_begin_nameless: bool, base: &Path)
     let mut at = 0..;
     // The kernel skips options without a name, except where one is the first.
     words.retain(|word| at.next() < Some(first) || !word.starts_with(b"="));
+    // They clear nothing in 2.38.
+    words.retain(|word| !matches!(bare(word), b"nouser" | b"nousers" | b"noowner" | b"nogroup"));
     let renamed = words.iter().any(|word| word.contains(&LETTER));
     let shared = words.iter().any(|word| is_propagation(word));
     let total = join(&words).len();
@@ -125,8 +127,10 @@ fn escape_commas(word: &mut Vec<u8>) {
 /// Two backslashes at the end of an option are one in a path, but 2.41 looks at the last one only
 /// and takes the comma for a part of the option, unless there is none.
 fn end_in_backslash(words: &mut Words) {
+    // The order of options for lower layers counts.
+    let is_layers = |word: &[u8]| word.starts_with(b"lowerdir=") || is_list(word);
     if let [at] = positions(words, ends_in_backslash)[..]
-        && !words.iter().any(|word| is_list(word))
+        && positions(words, is_layers).len() < 2
     {
         let word = words.remove(at);
         words.push(word);
@@ -198,6 +202,8 @@ mod tests {
             ("noatime,lowerdir=a,relatime", same("lowerdir=a,noatime")),
             ("noatime,lowerdir=a,atime,relatime", same("noatime,lowerdir=a,atime,relatime")),
             ("private,shared,private", Yardstick::Unsayable),
+            ("user,nouser,lowerdir=a", same("user,lowerdir=a")),
+            ("lowerdir=a\\\\,lowerdir=b", Yardstick::Unsayable),
             ("lowerdir+=a\\,b", Yardstick::Unsayable),
             ("ro,upperdir=u\\,2,lowerdir+=a", same("ro,lowerdir+=u\\,2,lowerdir+=a")),
             ("lowerdir=a\\\\,upperdir=u", same("upperdir=u,lowerdir=a\\\\")),
