@@ -18,7 +18,7 @@ pub enum Error {
     #[error(transparent)]
     Payload(#[from] DecodeError),
     /// A payload that one of the two runtimes refuses, or reads differently.
-    #[error("extraoption= is not what both runtimes read: {0}")]
+    #[error("extraoption is not what both runtimes accept: {0}")]
     Disputed(Finding),
     /// A path that is relative or has `..` in it.
     #[error("{0} {1:?}: expected an absolute path without `..`")]

@@ -74,7 +74,7 @@ fn payloads() {
         ),
         (
             r#"{"source":"D/v6","config":"C","snapshotdir":"D/snapshot","fs_version":"rafsv6"}"#,
-            "kata's rust runtime refuses it: `fs_version` is neither `v5` nor `v6`",
+            "Kata's Rust runtime reads it, then fails: `fs_version` is neither `v5` nor `v6`",
         ),
         (
             r#"{"source":"D/v6","config":"C","snapshotdir":"D/snapshot","fs_version":"v5"}"#,
@@ -82,38 +82,38 @@ fn payloads() {
         ),
         (
             r#"{"source":"","config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "kata's go runtime refuses it: field `source` is empty",
+            "Kata's Go runtime refuses it: field `source` is empty",
         ),
         (
             r#"{"source":"D/v6","config":"","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "kata's go runtime refuses it: field `config` is empty",
+            "Kata's Go runtime refuses it: field `config` is empty",
         ),
         (
             r#"{"source":"D/v6","config":"C","snapshotdir":"","fs_version":"v6"}"#,
-            "kata's go runtime refuses it: field `snapshotdir` is empty",
+            "Kata's Go runtime refuses it: field `snapshotdir` is empty",
         ),
         (
             r#"{"source":"D/v6","source":"D/v5","config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "kata's rust runtime refuses it: field `source` is there twice",
+            "Kata's Rust runtime refuses it: field `source` is given more than once",
         ),
         (
             r#"{"Source":"D/v6","config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "kata's rust runtime refuses it: field `source` is missing",
+            "Kata's Rust runtime refuses it: field `source` is missing",
         ),
         (
             r#"{"source":null,"config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "no reader takes it",
+            "no runtime accepts this extraoption: ",
         ),
         (
             r#"{"source":"D/v6","config":{},"snapshotdir":"D/snapshot","fs_version":"v6"}"#,
-            "no reader takes it",
+            "no runtime accepts this extraoption: ",
         ),
-        (r#"["D/v6","C","D/snapshot","v6"]"#, "kata's go runtime refuses it: not a JSON object"),
-        (&*format!("{GOOD} x"), "no reader takes it"),
+        (r#"["D/v6","C","D/snapshot","v6"]"#, "Kata's Go runtime refuses it: not a JSON object"),
+        (&*format!("{GOOD} x"), "no runtime accepts this extraoption: "),
         // Without a version too: what both see.
         (
             r#"{"source":"D/v6","Source":"D/v5","config":"C","snapshotdir":"D/snapshot"}"#,
-            "kata's go runtime sees another `source`",
+            "Kata's Go runtime sees another `source`",
         ),
         (
             r#"{"source":"v6","config":"C","snapshotdir":"D/snapshot","fs_version":"v6"}"#,
@@ -167,12 +167,12 @@ fn slices() {
         (
             vec![slice("fuse./opt/bin/nydus-overlayfs-x", std::slice::from_ref(&good))],
             Reader::Rust,
-            "kata's rust runtime expects fuse.nydus-overlayfs",
+            "Kata's Rust runtime expects fuse.nydus-overlayfs",
         ),
         (
             vec![slice("fuse3.nydus-overlayfs", std::slice::from_ref(&good))],
             Reader::Go,
-            "mount type \"fuse3.nydus-overlayfs\": kata's go runtime expects fuse.nydus-overlayfs",
+            "mount type \"fuse3.nydus-overlayfs\": Kata's Go runtime expects fuse.nydus-overlayfs",
         ),
         (vec![slice("overlay", std::slice::from_ref(&good))], Reader::Go, "mount type \"overlay\""),
         (vec![], Reader::Go, "mount slice has 0 entries, expected exactly one"),
@@ -185,39 +185,39 @@ fn slices() {
         (
             vec![slice(NYDUS, &[good.clone(), good.clone()])],
             Reader::Go,
-            "kata's rust runtime refuses it: 2 options with the key, expected exactly one",
+            "Kata's Rust runtime refuses it: 2 options with this name, expected exactly one",
         ),
-        (with(format!("extraoption={good}")), Reader::Rust, "kata's go runtime refuses it"),
+        (with(format!("extraoption={good}")), Reader::Rust, "Kata's Go runtime refuses it"),
         (with(format!(" {good}")), Reader::Go, "no option `extraoption=BASE64` found"),
         (with(good.replace("extra", "Extra")), Reader::Go, "no option `extraoption=BASE64` found"),
-        (with(format!("{good}\n")), Reader::Go, "kata's rust runtime refuses it"),
+        (with(format!("{good}\n")), Reader::Go, "Kata's Rust runtime refuses it"),
         (
             with(unpadded.clone() + if unpadded == good { "=" } else { "" }),
             Reader::Go,
-            "no reader takes it",
+            "no runtime accepts this extraoption: ",
         ),
-        (with("extraoption=".into()), Reader::Go, "no reader takes it"),
+        (with("extraoption=".into()), Reader::Go, "no runtime accepts this extraoption: "),
         (
             with(bits),
             Reader::Go,
-            "kata's rust runtime refuses it: base64 whose last symbol has bits",
+            "Kata's Rust runtime refuses it: the last base64 character has trailing",
         ),
         (
             with(not_utf8),
             Reader::Go,
-            "kata's rust runtime refuses it: the decoded text is not UTF-8",
+            "Kata's Rust runtime refuses it: the decoded text is not UTF-8",
         ),
-        (with(broken("\r")), Reader::Go, "kata's rust runtime refuses it: byte 8 is no symbol"),
-        (with(broken("\n")), Reader::Go, "kata's rust runtime refuses it: byte 8 is no symbol"),
+        (with(broken("\r")), Reader::Go, "Kata's Rust runtime refuses it: byte 8 is not in"),
+        (with(broken("\n")), Reader::Go, "Kata's Rust runtime refuses it: byte 8 is not in"),
         (
             with(format!("extraoption={}", bare.replacen('e', "-", 1))),
             Reader::Go,
-            "no reader takes it",
+            "no runtime accepts this extraoption: ",
         ),
         (
             vec![slice(NYDUS, &[good.clone(), "io.katacontainers.volume=e30=".into()])],
             Reader::Go,
-            "an io.katacontainers.volume= option goes first",
+            "io.katacontainers.volume takes precedence",
         ),
     ];
     for (mounts, reader, expected) in rows {

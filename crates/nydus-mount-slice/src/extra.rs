@@ -3,10 +3,9 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::go::{Fields, Shape};
-use crate::payload::{self, Payload, values};
+use crate::payload::{self, Payload, value_of, values};
 use crate::{
-    DecodeError, Decoded, EXTRA_OPTION_KEY, EncodeError, Finding, Reader, Reason, Secret,
-    VOLUME_KEY,
+    DecodeError, Decoded, EXTRA_OPTION, EncodeError, Finding, Reader, Reason, Secret, VOLUME,
 };
 
 /// The layout of a RAFS file system.
@@ -62,16 +61,16 @@ fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FsVersio
 }
 
 impl ExtraOption {
-    /// Whether both readers accept it.
+    /// Whether both runtimes mount what it describes.
     ///
     /// # Errors
     /// The first rule that it breaks: a field that is empty, an absent `fs_version`.
     pub fn validate(&self) -> Result<(), Reason> {
         self.check_go()?;
-        self.check_rust()
+        self.failure(Reader::Rust).map_or(Ok(()), Err)
     }
 
-    /// The option, `extraoption=BASE64`, that every reader accepts; same bytes for same values.
+    /// The option, `extraoption=BASE64`; same bytes for same values.
     ///
     /// # Errors
     /// As [`Self::validate`].
@@ -82,29 +81,29 @@ impl ExtraOption {
     /// Finds and reads the payload in a mount's whole option list.
     ///
     /// # Errors
-    /// When there is none, or neither reader takes it.
+    /// When there is none, or neither parser takes it.
     pub fn from_options<B: AsRef<[u8]>>(options: &[B]) -> Result<Decoded<Self>, DecodeError> {
-        let found = values(options, EXTRA_OPTION_KEY);
-        let last = found.last().ok_or(DecodeError::NotFound(EXTRA_OPTION_KEY))?;
+        let found = values(options, EXTRA_OPTION);
+        let last = found.last().ok_or(DecodeError::NotFound(EXTRA_OPTION))?;
         let mut decoded = match found.len() {
             1 => Self::from_base64(last),
             n => payload::decode(last, Err(Reason::Several(n))),
         }?;
-        if !values(options, VOLUME_KEY).is_empty() {
+        if !values(options, VOLUME).is_empty() {
             decoded.findings.push(Finding::Ignores(Reader::Go, Reason::VolumePresent));
         }
         Ok(decoded)
     }
 
-    /// Reads what is behind `extraoption=` in the only such option.
+    /// Reads the value of the only such option.
     ///
     /// # Errors
-    /// When neither reader takes it.
+    /// When neither parser takes it.
     pub fn from_base64(value: impl AsRef<[u8]>) -> Result<Decoded<Self>, DecodeError> {
         let value = value.as_ref();
         let mut rust = value;
-        // The Rust runtime strips the key as often as it is there.
-        while let Some(rest) = rust.strip_prefix(EXTRA_OPTION_KEY.as_bytes()) {
+        // The Rust runtime strips the name as often as it is there.
+        while let Some(rest) = value_of(rust, EXTRA_OPTION) {
             rust = rest;
         }
         payload::decode(value, Ok(rust))
@@ -120,7 +119,7 @@ impl fmt::Display for ExtraOption {
 }
 
 impl Payload for ExtraOption {
-    const KEY: &'static str = EXTRA_OPTION_KEY;
+    const NAME: &'static str = EXTRA_OPTION;
     const FIELDS: Fields = &[
         ("source", Shape::Text),
         ("config", Shape::Text),
@@ -135,7 +134,12 @@ impl Payload for ExtraOption {
         Reason::if_empty("snapshotdir", &self.snapshotdir)
     }
 
-    fn check_rust(&self) -> Result<(), Reason> {
-        self.fs_version.map_or(Err(Reason::FsVersion), |_| Ok(()))
+    /// Both runtimes hand the fields on; the parser of the Go runtime has refused empty ones.
+    fn failure(&self, reader: Reader) -> Option<Reason> {
+        match (reader, self.fs_version) {
+            (Reader::Go, _) => None,
+            (Reader::Rust, None) => Some(Reason::FsVersion),
+            (Reader::Rust, Some(_)) => self.check_go().err(),
+        }
     }
 }

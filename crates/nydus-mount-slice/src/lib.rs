@@ -5,11 +5,10 @@
 //! and one that carries a payload for runtimes that mount inside a guest: `extraoption=` (an
 //! [`ExtraOption`]) or `io.katacontainers.volume=` (a [`KataVirtualVolume`]).
 //!
-//! - Encoding gives one canonical text for a value, which both of Kata's runtimes accept, and
-//!   refuses values that they would not.
-//! - Decoding takes what at least one of them takes and says in its [`Finding`]s what the other
-//!   one makes of it. Accepted means: by the reader's parser; a check that it makes later shows
-//!   as a finding.
+//! - Encoding gives one canonical text for a value and refuses values that break the contract.
+//! - Decoding takes what the parser of at least one of Kata's runtimes takes, and says in its
+//!   [`Finding`]s where a runtime refuses it, ignores it or fails with it. No finding means that
+//!   both runtimes start the container.
 //! - Configuration and metadata are [`Secret`]: no `Debug`, `Display` or error shows them.
 //!
 //! ```
@@ -42,6 +41,7 @@ mod volume;
 
 pub use extra::{ExtraOption, FsVersion};
 pub use finding::{DecodeError, Decoded, EncodeError, Finding, Reader, Reason};
-pub use mount::{EXTRA_OPTION_KEY, Mount, NYDUS_TYPE, VOLUME_KEY, is_nydus_type, redact};
+pub use mount::{Mount, NYDUS_TYPE, is_nydus_type, redact};
 pub use secret::Secret;
+pub use slice_names::{EXTRA_OPTION, VOLUME};
 pub use volume::{DmVerity, KataVirtualVolume, NydusImage, VolumeMetadata};

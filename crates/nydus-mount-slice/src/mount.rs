@@ -4,18 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EncodeError, ExtraOption, Finding, Reader, Reason};
 
-/// Key of the option that carries an [`ExtraOption`].
-pub const EXTRA_OPTION_KEY: &str = "extraoption=";
-
-/// Key of the option that carries a [`KataVirtualVolume`](crate::KataVirtualVolume).
-pub const VOLUME_KEY: &str = "io.katacontainers.volume=";
-
 /// The type that both of Kata's runtimes recognise.
 pub const NYDUS_TYPE: &str = "fuse.nydus-overlayfs";
 
 /// One mount entry as a snapshotter returns it: containerd's `types.Mount`.
 ///
-/// `Debug` shows the carried options by their length only.
+/// `Debug` shows what [`redact`] shows of the options.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// containerd's `type`, such as `overlay` or `fuse.nydus-overlayfs`.
@@ -46,7 +40,7 @@ impl Mount {
         })
     }
 
-    /// Whether `mount.fuse` or `mount.fuse3` would run `nydus-overlayfs` for this entry.
+    /// Whether `mount.fuse` or `mount.fuse3` runs `nydus-overlayfs` for this entry.
     pub fn is_nydus(&self) -> bool {
         is_nydus_type(&self.fs_type)
     }
@@ -56,7 +50,7 @@ impl Mount {
         [Reader::Go, Reader::Rust]
             .into_iter()
             .filter(|reader| !reader.takes_type(&self.fs_type))
-            .map(|reader| Finding::Refuses(reader, Reason::Type))
+            .map(|reader| Finding::Ignores(reader, Reason::Type))
             .collect()
     }
 }
@@ -73,43 +67,38 @@ impl fmt::Debug for Mount {
     }
 }
 
-/// Whether the type names the helper: prefix `fuse.` or `fuse3.`, then a name or path whose last
-/// component begins with `nydus-overlayfs`.
+/// Whether `mount.fuse` or `mount.fuse3` runs `nydus-overlayfs` for this mount type: the rule of
+/// [`slice_names::is_helper`].
 pub fn is_nydus_type(fs_type: &str) -> bool {
-    let program = fs_type.strip_prefix("fuse.").or_else(|| fs_type.strip_prefix("fuse3."));
-    program.is_some_and(|program| base(program).starts_with("nydus-overlayfs"))
-}
-
-/// Go's `path.Base`, as far as a name can begin with `nydus-overlayfs`.
-fn base(path: &str) -> &str {
-    let path = path.trim_end_matches('/');
-    path.rsplit('/').next().unwrap_or(path)
+    slice_names::is_helper(slice_names::program(fs_type.as_bytes()))
 }
 
 impl Reader {
     /// Whether this runtime takes a mount of this type for a nydus slice.
+    ///
+    /// The Go runtime looks at the beginning of the last path component only, so it also takes
+    /// types for which [`is_nydus_type`] is false.
     pub fn takes_type(self, fs_type: &str) -> bool {
         match self {
-            Self::Go => fs_type.starts_with("fuse.") && is_nydus_type(fs_type),
+            Self::Go => fs_type
+                .strip_prefix("fuse.")
+                .is_some_and(|program| base(program).starts_with(slice_names::HELPER)),
             Self::Rust => fs_type == NYDUS_TYPE,
         }
     }
 }
 
-/// An option, or several joined by commas, with the values of carried options replaced by their
-/// length; keys in a wrong case or place are caught too.
-pub fn redact(options: &str) -> String {
-    let words: Vec<_> = options.split(',').map(redact_word).collect();
-    words.join(",")
+/// Go's `path.Base`, for paths that are not empty.
+fn base(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    path.rsplit('/').next().unwrap_or(path)
 }
 
-fn redact_word(word: &str) -> String {
-    let folded = word.to_ascii_lowercase();
-    let ends = [EXTRA_OPTION_KEY, VOLUME_KEY]
-        .into_iter()
-        .filter_map(|key| folded.find(key).map(|at| at + key.len()));
-    match ends.min() {
-        Some(end) => format!("{}<{} bytes>", &word[..end], word.len() - end),
-        None => word.to_owned(),
+/// Text such as an option or an option string, up to the first value that must not be shown
+/// ([`slice_names::secret_start`]), and the length of the rest.
+pub fn redact(text: &str) -> String {
+    match slice_names::secret_start(text.as_bytes()) {
+        Some(start) => format!("{}<{} bytes>", &text[..start], text.len() - start),
+        None => text.to_owned(),
     }
 }

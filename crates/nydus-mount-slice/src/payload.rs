@@ -16,15 +16,16 @@ const GO: GeneralPurpose =
 
 /// A payload with the rules of its two readers. Its serde form is the Rust reader's.
 pub(crate) trait Payload: DeserializeOwned + Serialize {
-    const KEY: &'static str;
+    /// Name of the option.
+    const NAME: &'static str;
     const FIELDS: Fields;
     /// So many of the first fields, all text, are required by the Rust reader.
     const REQUIRED: usize;
 
     /// What the Go reader checks in the same step as it parses.
     fn check_go(&self) -> Result<(), Reason>;
-    /// What the Rust runtime checks later than it parses.
-    fn check_rust(&self) -> Result<(), Reason>;
+    /// Why a runtime that has parsed it cannot start a container from it.
+    fn failure(&self, reader: Reader) -> Option<Reason>;
 }
 
 /// The option with the canonical form of a value that was found valid.
@@ -34,14 +35,19 @@ pub(crate) fn to_option<T: Payload>(
 ) -> Result<String, EncodeError> {
     let json = valid.and_then(|()| serde_json::to_string(value).map_err(|e| syntax(&e)));
     match json {
-        Ok(json) => Ok(format!("{}{}", T::KEY, STANDARD.encode(json))),
-        Err(reason) => Err(EncodeError { key: T::KEY, reason }),
+        Ok(json) => Ok(format!("{}={}", T::NAME, STANDARD.encode(json))),
+        Err(reason) => Err(EncodeError { option: T::NAME, reason }),
     }
 }
 
-/// What is behind `key` in each option that begins with it.
-pub(crate) fn values<'a, B: AsRef<[u8]>>(options: &'a [B], key: &str) -> Vec<&'a [u8]> {
-    options.iter().filter_map(|option| option.as_ref().strip_prefix(key.as_bytes())).collect()
+/// The value of each option with this name.
+pub(crate) fn values<'a, B: AsRef<[u8]>>(options: &'a [B], name: &str) -> Vec<&'a [u8]> {
+    options.iter().filter_map(|option| value_of(option.as_ref(), name)).collect()
+}
+
+/// The value of an option with this name.
+pub(crate) fn value_of<'a>(option: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    option.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 /// Reads one payload, given what each reader takes for its base64 text.
@@ -49,26 +55,28 @@ pub(crate) fn decode<T: Payload>(
     go: &[u8],
     rust: Result<&[u8], Reason>,
 ) -> Result<Decoded<T>, DecodeError> {
+    let failure = |value: &T, reader| value.failure(reader).map(|r| Finding::Fails(reader, r));
     match (read_go::<T>(go), rust.and_then(read_rust::<T>)) {
-        (Err(go), Err(rust)) => Err(DecodeError::Refused { key: T::KEY, go, rust }),
-        (Ok((value, seen)), Err(rust)) => {
-            let (value, mut findings) = match versionless(go, &rust) {
-                Some(versionless) => {
-                    let findings = differing(&seen, &versionless);
-                    (versionless, findings)
-                }
-                None => (value, Vec::new()),
-            };
-            findings.push(Finding::Refuses(Reader::Rust, rust));
+        (Err(go), Err(rust)) => Err(DecodeError::Refused { option: T::NAME, go, rust }),
+        (Err(reason), Ok(value)) => {
+            let mut findings = vec![Finding::Refuses(Reader::Go, reason)];
+            findings.extend(failure(&value, Reader::Rust));
             Ok(Decoded { value, findings })
         }
-        (go, Ok(value)) => {
-            let mut findings = match go {
-                Ok((_, seen)) => differing(&seen, &value),
-                Err(reason) => vec![Finding::Refuses(Reader::Go, reason)],
+        (Ok((value, seen)), rust) => {
+            let go_fails = failure(&value, Reader::Go);
+            let (rust, rust_finding) = match rust {
+                Ok(rust) => {
+                    let finding = failure(&rust, Reader::Rust);
+                    (Some(rust), finding)
+                }
+                Err(reason) => {
+                    (versionless(go, &reason), Some(Finding::Refuses(Reader::Rust, reason)))
+                }
             };
-            findings.extend(value.check_rust().err().map(|r| Finding::Refuses(Reader::Rust, r)));
-            Ok(Decoded { value, findings })
+            let mut findings = rust.as_ref().map_or(Vec::new(), |rust| differing(&seen, rust));
+            findings.extend(go_fails.into_iter().chain(rust_finding));
+            Ok(Decoded { value: rust.unwrap_or(value), findings })
         }
     }
 }

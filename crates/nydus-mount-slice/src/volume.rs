@@ -7,19 +7,23 @@ use crate::go::{Fields, Shape};
 use crate::payload::{self, Payload, values};
 use crate::{
     DecodeError, Decoded, EncodeError, ExtraOption, Finding, FsVersion, Reader, Reason, Secret,
-    VOLUME_KEY,
+    VOLUME,
 };
 
-/// What a type of volume needs beside a `source`.
+/// The only type that a runtime mounts.
+const GUEST_PULL: &str = "image_guest_pull";
+
+/// What a type of volume needs besides a `source`.
 enum Needs {
-    Nothing,
+    /// An `image_pull`.
+    ImagePull,
     /// Any `fs_type`.
     FsType,
     /// This `fs_type` or one of these, and a `nydus_image`.
     Nydus(&'static str),
 }
 
-/// The volume types that runtimes know.
+/// The types that Kata has names for.
 const TYPES: [(&str, Needs); 8] = [
     ("direct_block", Needs::FsType),
     ("image_raw_block", Needs::FsType),
@@ -28,15 +32,15 @@ const TYPES: [(&str, Needs); 8] = [
     ("layer_nydus_block", Needs::Nydus("rafsv6")),
     ("image_nydus_fs", Needs::Nydus("rafsv5 or rafsv6")),
     ("layer_nydus_fs", Needs::Nydus("rafsv5 or rafsv6")),
-    ("image_guest_pull", Needs::Nothing),
+    (GUEST_PULL, Needs::ImagePull),
 ];
 
 /// What `io.katacontainers.volume=` carries: a volume for the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KataVirtualVolume {
     /// `direct_block`, `image_raw_block`, `layer_raw_block`, `image_nydus_block`,
-    /// `layer_nydus_block`, `image_nydus_fs`, `layer_nydus_fs` or `image_guest_pull`; readers
-    /// parse any other, too, and make nothing of it.
+    /// `layer_nydus_block`, `image_nydus_fs`, `layer_nydus_fs` or `image_guest_pull`. Readers
+    /// parse any text; runtimes mount `image_guest_pull` only.
     pub volume_type: String,
     /// Device, bootstrap or image reference.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -64,12 +68,12 @@ pub struct KataVirtualVolume {
 /// Names and values for the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeMetadata {
-    /// The Go runtime refuses `None`, which no encoded volume has; an empty map it takes.
+    /// The Go runtime refuses `None`; it takes an empty map.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, Secret>>,
 }
 
-/// The Rust runtime takes an absent map, but no `null`.
+/// The Rust runtime takes an absent field, but not `null`.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<T>, D::Error> {
     T::deserialize(d).map(Some)
 }
@@ -105,22 +109,22 @@ pub struct DmVerity {
     pub salt: Option<String>,
     /// Version of the format; `None` is 1.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub hash_type: Option<u64>,
+    pub hash_type: Option<u32>,
     /// Whether the hash device has no superblock; `None` is no.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub no_superblock: Option<bool>,
 }
 
 impl KataVirtualVolume {
-    /// Whether both readers accept it and know its type.
+    /// Whether both runtimes parse it, know its type and find what the type needs. Of the types,
+    /// they mount `image_guest_pull` only: see [`Reason::NotMounted`].
     ///
     /// # Errors
     /// The first rule that it breaks.
     pub fn validate(&self) -> Result<(), Reason> {
-        if TYPES.iter().all(|(name, _)| *name != self.volume_type) {
-            return Err(Reason::VolumeType);
-        }
-        self.check_rust()?;
+        let found = TYPES.iter().find(|(name, _)| *name == self.volume_type);
+        let (_, needs) = found.ok_or(Reason::VolumeType)?;
+        self.check_type(needs)?;
         self.check_go()
     }
 
@@ -135,19 +139,33 @@ impl KataVirtualVolume {
     /// Reads the payload of each such option in a mount's whole option list.
     pub fn from_options<B: AsRef<[u8]>>(options: &[B]) -> Vec<Result<Decoded<Self>, DecodeError>> {
         let mut volumes: Vec<_> =
-            values(options, VOLUME_KEY).into_iter().map(Self::from_base64).collect();
+            values(options, VOLUME).into_iter().map(Self::from_base64).collect();
         for volume in volumes.iter_mut().skip(1).flatten() {
+            let of_rust = |f: &Finding| {
+                matches!(f, Finding::Fails(Reader::Rust, _) | Finding::Refuses(Reader::Rust, _))
+            };
+            volume.findings.retain(|finding| !of_rust(finding));
             volume.findings.push(Finding::Ignores(Reader::Rust, Reason::NotFirst));
         }
         volumes
     }
 
-    /// Reads what is behind `io.katacontainers.volume=`.
+    /// Reads the value of one such option.
     ///
     /// # Errors
-    /// When neither reader takes it.
+    /// When neither parser takes it.
     pub fn from_base64(value: impl AsRef<[u8]>) -> Result<Decoded<Self>, DecodeError> {
         payload::decode(value.as_ref(), Ok(value.as_ref()))
+    }
+
+    /// The rules of kata-types' `validate()`, and what the Go runtime needs to pull an image.
+    fn check_type(&self, needs: &Needs) -> Result<(), Reason> {
+        Reason::if_empty("source", &self.source)?;
+        match needs {
+            Needs::ImagePull => self.failure(Reader::Go).map_or(Ok(()), Err),
+            Needs::FsType => Reason::if_empty("fs_type", &self.fs_type),
+            Needs::Nydus(fs_types) => self.check_nydus(fs_types),
+        }
     }
 
     fn check_nydus(&self, fs_types: &'static str) -> Result<(), Reason> {
@@ -192,7 +210,7 @@ impl TryFrom<&ExtraOption> for KataVirtualVolume {
 
     /// `image_nydus_fs` with the same content; fails where the extraoption is not valid.
     fn try_from(extra: &ExtraOption) -> Result<Self, EncodeError> {
-        extra.validate().map_err(|reason| EncodeError { key: VOLUME_KEY, reason })?;
+        extra.validate().map_err(|reason| EncodeError { option: VOLUME, reason })?;
         Ok(Self {
             volume_type: "image_nydus_fs".to_owned(),
             source: extra.source.clone(),
@@ -222,7 +240,7 @@ impl fmt::Display for KataVirtualVolume {
 const METADATA: Fields = &[("metadata", Shape::TextMap)];
 
 impl Payload for KataVirtualVolume {
-    const KEY: &'static str = VOLUME_KEY;
+    const NAME: &'static str = VOLUME;
     const FIELDS: Fields = &[
         ("volume_type", Shape::Text),
         ("source", Shape::Text),
@@ -261,15 +279,13 @@ impl Payload for KataVirtualVolume {
         self.dm_verity.as_ref().map_or(Ok(()), DmVerity::check)
     }
 
-    fn check_rust(&self) -> Result<(), Reason> {
-        let Some((_, needs)) = TYPES.iter().find(|(name, _)| *name == self.volume_type) else {
-            return Ok(());
-        };
-        Reason::if_empty("source", &self.source)?;
-        match needs {
-            Needs::Nothing => Ok(()),
-            Needs::FsType => Reason::if_empty("fs_type", &self.fs_type),
-            Needs::Nydus(fs_types) => self.check_nydus(fs_types),
+    /// The Go runtime adds the container's annotations to `image_pull` without looking whether it
+    /// is there.
+    fn failure(&self, reader: Reader) -> Option<Reason> {
+        match reader {
+            _ if self.volume_type != GUEST_PULL => Some(Reason::NotMounted),
+            Reader::Go if self.image_pull.is_none() => Some(Reason::Missing("image_pull")),
+            _ => None,
         }
     }
 }

@@ -44,7 +44,7 @@ fn hold_on_generated_inputs() {
     println!("SLICE_SEED={seed}");
     let corpus = corpus();
     let mut random = Random(seed.max(1));
-    for _ in 0..number("SLICE_CASES", 20_000) {
+    for _ in 0..number("SLICE_CASES", 12_000) {
         let input = Input(mutated(&corpus, &mut random));
         slice_decode(&input.0);
     }

@@ -2,9 +2,9 @@
 //! made here, and for all others the distribution's program is run in our place.
 
 use core::ffi::CStr;
+use overlay_mount::Words;
 use overlay_mount::buf::PathBuf;
 use overlay_mount::words::words;
-use overlay_mount::{Refusal, Words};
 use rustix::fs::{Access, CWD, FileType};
 use slice_names::{FUSE_PREFIXES, is_helper, program};
 
@@ -80,32 +80,49 @@ pub(crate) fn kind<'a>(name: &'a CStr, arguments: impl Arguments<'a>) -> &'a [u8
     Asked::read(name, arguments).map_or(b"", |asked| asked.kind)
 }
 
-/// The options of the values of `-o`. Under a name of `mount.fuse`, as that program would hand them
-/// to a helper: without `user` and `users`, and with `dev` and `suid` at the end unless `nodev` and
-/// `nosuid` are among them (mount.fuse3 of libfuse 3.14).
-pub(crate) fn options<'a>(
-    invoked_as: InvokedAs,
-    strings: impl Iterator<Item = &'a [u8]> + Clone,
-) -> impl Words<'a> {
-    let all = strings.flat_map(words);
-    let is_mount_fuse = matches!(invoked_as, InvokedAs::MountFuse(_));
-    let unless = |no: &[u8], word: &'static [u8]| {
-        Some(word).filter(|_| is_mount_fuse && !all.clone().any(|other| other == no))
-    };
-    let more = [unless(b"nodev", b"dev"), unless(b"nosuid", b"suid")];
-    let drops = |word: &[u8]| matches!(word, b"user" | b"users" | b"setuid=");
-    all.filter(move |word| !is_mount_fuse || !drops(word)).chain(more.into_iter().flatten())
+/// What `mount.fuse` makes of the options before it hands them to a helper (mount.fuse3 of libfuse
+/// 3.14): nothing, if it was not called so.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HandOn<'a> {
+    is_mount_fuse: bool,
+    nodev: bool,
+    nosuid: bool,
+    /// An option that asks it to give up root.
+    pub(crate) unprivileged: Option<&'a [u8]>,
 }
 
-/// What `mount.fuse` is asked for and cannot be done for an overlay: to give up root.
-///
-/// # Errors
-/// The option that asks for it.
-pub(crate) fn check<'a>(mut options: impl Words<'a>) -> Result<(), Refusal<'a>> {
-    let drops = |word: &&[u8]| word.starts_with(b"setuid=") || *word == b"drop_privileges";
-    match options.find(drops) {
-        Some(word) => Err(Refusal::Unsupported(word, "overlay mounts need root")),
-        None => Ok(()),
+impl<'a> HandOn<'a> {
+    pub(crate) fn new(
+        invoked_as: InvokedAs,
+        strings: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Self {
+        let mut hand_on = Self::default();
+        if !matches!(invoked_as, InvokedAs::MountFuse(_)) {
+            return hand_on;
+        }
+        hand_on.is_mount_fuse = true;
+        for word in strings.flat_map(words) {
+            match word {
+                b"nodev" => hand_on.nodev = true,
+                b"nosuid" => hand_on.nosuid = true,
+                b"setuid=" => {}
+                b"drop_privileges" => hand_on.unprivileged = Some(word),
+                _ if word.starts_with(b"setuid=") => hand_on.unprivileged = Some(word),
+                _ => {}
+            }
+        }
+        hand_on
+    }
+
+    /// The options of `strings`, the values of `-o`: without `user` and `users`, and with `dev` and
+    /// `suid` at the end unless `nodev` and `nosuid` are among them.
+    pub(crate) fn options(self, strings: impl Iterator<Item = &'a [u8]> + Clone) -> impl Words<'a> {
+        let drops = |word: &[u8]| matches!(word, b"user" | b"users" | b"setuid=");
+        let all = strings.flat_map(words);
+        let all = all.filter(move |word| !self.is_mount_fuse || !drops(word));
+        let dev: Option<&[u8]> = (self.is_mount_fuse && !self.nodev).then_some(b"dev");
+        let suid: Option<&[u8]> = (self.is_mount_fuse && !self.nosuid).then_some(b"suid");
+        all.chain(dev).chain(suid)
     }
 }
 
@@ -210,15 +227,21 @@ mod tests {
         ];
         for (strings, expected) in table {
             let bytes = strings.iter().map(|string| string.as_bytes());
-            let words: Vec<_> = options(InvokedAs::MountFuse(None), bytes.clone()).collect();
+            let words = hand_on(InvokedAs::MountFuse(None), &bytes.clone().collect::<Vec<_>>());
             assert_eq!(String::from_utf8_lossy(&words.join(&b' ')), *expected);
-            let all: Vec<_> = options(InvokedAs::Helper, bytes.clone()).collect();
+            let all = hand_on(InvokedAs::Helper, &bytes.clone().collect::<Vec<_>>());
             assert_eq!(all, bytes.flat_map(words_of).collect::<Vec<_>>());
         }
         for (word, refused) in [("setuid=1", true), ("drop_privileges", true), ("setuid", false)] {
-            let words = words_of(word.as_bytes());
-            assert_eq!(check(words).is_err(), refused, "{word}");
+            let strings = [word.as_bytes()].into_iter();
+            let hand_on = HandOn::new(InvokedAs::MountFuse(None), strings);
+            assert_eq!(hand_on.unprivileged.is_some(), refused, "{word}");
         }
+    }
+
+    fn hand_on<'a>(invoked_as: InvokedAs, strings: &[&'a [u8]]) -> Vec<&'a [u8]> {
+        let strings = strings.iter().copied();
+        HandOn::new(invoked_as, strings.clone()).options(strings).collect()
     }
 
     fn words_of(string: &[u8]) -> impl Words<'_> {

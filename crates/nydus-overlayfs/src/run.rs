@@ -13,7 +13,7 @@ use rustix::process::{getegid, geteuid, getgid, getuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::argv::{Arguments, Command, Invocation, Usage, parse};
-use crate::mount_fuse::{self, InvokedAs};
+use crate::mount_fuse::{self, HandOn, InvokedAs};
 
 /// What `--version` prints.
 pub const VERSION: &str = concat!("nydus-overlayfs ", env!("CARGO_PKG_VERSION"), " (commit ");
@@ -145,11 +145,13 @@ fn run_mount<'a>(
         });
     }
     let Invocation { source, target, fake, verbose, .. } = invocation;
-    let words = mount_fuse::options(invoked_as, invocation.options());
-    let request = Request { source, target, words };
-    let outcome = check(&invocation, invoked_as)
-        .map_err(Failure::Refused)
-        .and_then(|()| if fake { request.check() } else { mount(&Linux, &request).map(|_| ()) });
+    let hand_on = HandOn::new(invoked_as, invocation.options());
+    let request = Request { source, target, words: hand_on.options(invocation.options()) };
+    let outcome = match refused(&invocation, invoked_as, hand_on) {
+        Some(refusal) => Err(Failure::Refused(refusal)),
+        None if fake => request.check(),
+        None => mount(&Linux, &request).map(|_| ()),
+    };
     match outcome {
         Ok(()) if verbose && !fake => standard.report(target),
         Ok(()) => 0,
@@ -159,24 +161,20 @@ fn run_mount<'a>(
     }
 }
 
-/// What the command lines of `mount(8)` and `mount.fuse` must not have, whatever the options mean.
-fn check<'a>(
+/// What `mount(8)` or `mount.fuse` would refuse before it looks at what options mean.
+fn refused<'a>(
     invocation: &Invocation<'a, impl Arguments<'a>>,
     invoked_as: InvokedAs,
-) -> Result<(), Refusal<'a>> {
+    hand_on: HandOn<'a>,
+) -> Option<Refusal<'a>> {
     let mut strings = invocation.options();
     let nameless = match invoked_as {
         // It makes one string of all.
         InvokedAs::MountFuse(_) => strings.next().and_then(nameless),
         _ => strings.find_map(nameless),
     };
-    match (nameless, invoked_as) {
-        (Some(word), _) => Err(Refusal::NoName(word)),
-        (None, InvokedAs::MountFuse(_)) => {
-            mount_fuse::check(mount_fuse::options(invoked_as, invocation.options()))
-        }
-        (None, _) => Ok(()),
-    }
+    let unprivileged = || Some(Refusal::Unsupported(hand_on.unprivileged?, "overlays need root"));
+    nameless.map(Refusal::NoName).or_else(unprivileged)
 }
 
 fn enter_namespace(path: &CStr) -> Result<(), Errno> {

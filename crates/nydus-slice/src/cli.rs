@@ -19,7 +19,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// These are shown only when asked for. Pass the options on standard input where you can, because
 /// every user can read the arguments of a process.
 ///
-/// Exit status: 0 done, 1 a problem was found, 2 wrong usage or a file that cannot be read.
+/// Exit status: 0 success, 1 a problem was found, 2 wrong usage or an unreadable file.
 #[derive(Parser)]
 #[command(name = "nydus-slice", version = VERSION.as_str())]
 pub struct Cli {
@@ -31,9 +31,9 @@ pub struct Cli {
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show what an option, an option string or a line of a log carries
+    /// Show what an option, an option string or a log line carries
     Decode(Decode),
-    /// Write the option that carries an image
+    /// Print the option that describes an image
     Encode(Encode),
     /// Check the options and directories of a mount, and name the one at fault
     Check(Check),
@@ -49,7 +49,7 @@ pub enum Command {
 /// Arguments of `decode`.
 #[derive(Args)]
 pub struct Decode {
-    /// Text with carried options anywhere in it; each line is read as one mount
+    /// Text with such options anywhere in it; each line is read as one mount
     #[arg(default_value = "-", value_name = "FILE")]
     pub file: PathBuf,
     /// Show configurations and metadata, which may contain credentials
@@ -66,10 +66,10 @@ pub struct Encode {
     /// Path of the image's bootstrap
     #[arg(long, value_name = "PATH")]
     pub source: String,
-    /// File with nydusd's configuration, - for standard input
+    /// File with the configuration of nydusd, - for standard input
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Directory of the snapshot, with fs and work in it
+    /// Directory of the snapshot, which contains fs and work
     #[arg(long, value_name = "PATH")]
     pub snapshotdir: String,
     /// Layout of the image's RAFS
@@ -122,7 +122,7 @@ pub struct Plan {
     pub string_limit: usize,
 }
 
-/// A system other than a new kernel without security modules.
+/// How a system differs from a new kernel without security modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pretend {
     /// no file-system context, as before Linux 5.2

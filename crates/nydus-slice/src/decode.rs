@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Decode) -> anyhow::Result<Report> {
         lines.flat_map(|(line, number)| read(line, number, args.show_secrets)).collect();
     anyhow::ensure!(
         !items.is_empty(),
-        "nothing carried: no extraoption= or io.katacontainers.volume= in the text"
+        "no extraoption or io.katacontainers.volume option found in the text"
     );
     let good = items.iter().all(|item| item.reading.is_ok());
     let text = if args.json { to_json(&items)? } else { items.iter().map(to_text).collect() };
@@ -104,7 +104,7 @@ fn to_text(Item { line, option, reading }: &Item) -> String {
         Ok((value, findings)) => {
             fields(&mut text, value, "  ");
             if findings.is_empty() {
-                text.push_str("  both of kata's runtimes accept it\n");
+                text.push_str("  both of Kata's runtimes accept it\n");
             }
             for finding in findings {
                 let _ = writeln!(text, "  {DOUBTFUL}warning:{DOUBTFUL:#} {finding}");
@@ -138,13 +138,13 @@ fn fields(text: &mut String, value: &Value, prefix: &str) {
     }
 }
 
-/// Without letters that a terminal would obey.
+/// With control characters escaped, which a terminal would obey.
 fn printable(text: &str) -> String {
     let mut shown = String::new();
-    for letter in text.chars() {
-        match letter {
-            _ if letter.is_control() => shown.extend(letter.escape_default()),
-            _ => shown.push(letter),
+    for character in text.chars() {
+        match character.is_control() {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
         }
     }
     shown

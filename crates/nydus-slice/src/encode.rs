@@ -6,12 +6,13 @@ use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 
 use crate::cli::{self, Encode};
-use crate::{Report, input};
+use crate::{Report, find, input};
 
 pub(crate) fn run(args: &Encode) -> anyhow::Result<Report> {
-    // Their readers have other working directories.
+    // The readers have other working directories.
     for (name, path) in [("--source", &args.source), ("--snapshotdir", &args.snapshotdir)] {
-        ensure!(path.starts_with('/'), "{name} {path:?}: expected an absolute path");
+        let shown = find::redact(path);
+        ensure!(path.starts_with('/'), "{name} {shown:?}: expected an absolute path");
     }
     let extra = ExtraOption {
         source: args.source.clone(),
@@ -25,17 +26,17 @@ pub(crate) fn run(args: &Encode) -> anyhow::Result<Report> {
     Ok(Report { text: extra.to_option()? + "\n", good: true })
 }
 
-/// The configuration, without white space around it. No reader of the slice checks that it is
-/// JSON, nydusd fails much later.
+/// The configuration, without white space around it. It must be JSON: no reader of the slice checks
+/// that, and nydusd would fail much later.
 fn config(args: &Encode) -> anyhow::Result<String> {
     let file = input::name(&args.config);
     let text = String::from_utf8(input::read(&args.config)?);
-    // Neither error itself: it may show the text.
+    // The errors themselves may quote the text.
     let text = text.map_err(|_| anyhow!("{file} is not UTF-8"))?;
     let text = text.trim();
     serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        anyhow!("{file}, line {line}, column {column}: expected an object of JSON, nydusd's configuration")
+        anyhow!("{file}, line {line}, column {column}: expected a JSON object, the configuration of nydusd")
     })?;
     Ok(text.to_owned())
 }

@@ -1,10 +1,9 @@
 //! Carried options in any text: an option, an option string, a line of a log.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use nydus_mount_slice::{EXTRA_OPTION_KEY, VOLUME_KEY};
-
-const KEYS: [&str; 2] = [EXTRA_OPTION_KEY, VOLUME_KEY];
+use slice_names::{CARRIED, secret_start};
 
 /// The carried options of `line`, in order. A log line may quote the same option twice, an option
 /// string has no spaces and counts as it is.
@@ -23,24 +22,26 @@ pub(crate) fn carried(line: &str) -> Vec<&str> {
     options
 }
 
-/// `text` without what follows a carried option's key, in any case, up to the end of the line.
-pub(crate) fn redact(text: &str) -> String {
-    let one = |line: &str| match first_key(&line.to_ascii_lowercase()) {
-        Some(Range { end, .. }) => format!("{}...", &line[..end]),
-        None => line.to_owned(),
-    };
-    text.lines().map(one).collect::<Vec<_>>().join("\n")
+/// `text` up to the first value that must not be shown, then three dots.
+pub(crate) fn redact(text: &str) -> Cow<'_, str> {
+    match secret_start(text.as_bytes()) {
+        Some(start) => format!("{}...", &text[..start]).into(),
+        None => text.into(),
+    }
 }
 
-/// Where the first key stands.
+/// Where the first name with its `=` stands.
 fn first_key(text: &str) -> Option<Range<usize>> {
-    let key = |key: &&str| text.find(*key).map(|at| (at, at + key.len()));
-    KEYS.iter().filter_map(key).min().map(|(start, end)| start..end)
+    let key = |name: &&str| {
+        let key = format!("{name}=");
+        text.find(&key).map(|start| start..start + key.len())
+    };
+    CARRIED.iter().filter_map(key).min_by_key(|key| key.start)
 }
 
 /// What ends an option in an option string, in Go's `%v` and `%q`, in JSON and in a shell.
-fn ends_value(letter: char) -> bool {
-    letter.is_whitespace() || ",\"'`\\[](){}<>;".contains(letter)
+fn ends_value(character: char) -> bool {
+    character.is_whitespace() || ",\"'`\\[](){}<>;".contains(character)
 }
 
 #[cfg(test)]
@@ -71,6 +72,8 @@ mod tests {
             ),
             ("extraoption=extraoption=a", &["extraoption=extraoption=a"], "extraoption=..."),
             ("é ExtraOption='a'", &[], "é ExtraOption=..."),
+            // Neither a comma nor the end of a line ends what may be secret.
+            ("extraoptions={\"a\":1,\n\"auth\":2}", &[], "extraoptions=..."),
         ];
         for (line, options, redacted) in table {
             assert_eq!(carried(line), *options, "{line}");

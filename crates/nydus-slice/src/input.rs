@@ -22,11 +22,11 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What to call the file: who gives an option in its place may give a carried one.
+/// What to call the file; an option given in its place may be a carried one.
 pub(crate) fn name(file: &Path) -> String {
     match file == Path::new("-") {
         true => "standard input".to_owned(),
-        false => find::redact(&format!("'{}'", file.display())),
+        false => format!("'{}'", find::redact(&file.to_string_lossy())),
     }
 }
 

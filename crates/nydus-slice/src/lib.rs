@@ -6,6 +6,7 @@
 //!
 //! What it does not do: mount anything, change a file.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -58,10 +59,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
-    let redacted = find::redact(&text);
-    let _ = match redacted.trim_end() == text.trim_end() {
-        true => error.print(),
-        false => writeln!(anstream::stderr(), "{redacted}"),
+    let _ = match find::redact(&text) {
+        Cow::Borrowed(_) => error.print(),
+        Cow::Owned(shown) => {
+            writeln!(anstream::stderr(), "{shown}\n\nFor more information, try '--help'.")
+        }
     };
     ExitCode::from(USAGE)
 }

@@ -71,6 +71,11 @@ fn decode_cases() -> Vec<Case> {
     let mut cases: Vec<Case> = table.map(|(name, args, input)| (name, args.into(), input)).into();
     cases.push(("decode-no-file", format!("decode {option}"), String::new()));
     cases.push(("decode-too-many", format!("decode - {option}"), String::new()));
+    // Not base64, with a comma in it; misspelt; where no option belongs.
+    let json = format!("{{\"a\":1,\"auth\":\"{SECRET}\"}}");
+    cases.push(("decode-no-file-json", format!("decode /x,extraoption={json}"), String::new()));
+    cases.push(("decode-misspelt", format!("decode - ro,ExtraOptions={json}"), String::new()));
+    cases.push(("decode-flag", format!("decode --IO.katacontainers.volume={json}"), String::new()));
     cases
 }
 
@@ -83,6 +88,7 @@ fn encode_cases() -> Vec<Case> {
     vec![
         ("encode-not-json", args("/s", "-", "v6"), format!("{{\"auth\":{SECRET}}}")),
         ("encode-empty", args("", "-", "v5"), "{}".into()),
+        ("encode-carried", args(&format!("extraoption={{{SECRET}"), "-", "v5"), "{}".into()),
         ("encode-relative", args("s", "-", "v5"), "{}".into()),
         ("encode-no-object", args("/s", "-", "v6"), format!("[\"{SECRET}\"]")),
         ("encode-text", args("/s", "-", "v6"), format!("\"{{\\\"auth\\\":\\\"{SECRET}\\\"}}\"")),
@@ -182,7 +188,10 @@ fn stage() -> tempfile::TempDir {
 /// The command line of a golden file, cut: carried values are told apart by others.
 fn first_line(args: &str) -> String {
     let line: String = args.chars().take(100).collect();
-    let line = line.split("extraoption=").next().unwrap_or_default();
+    let line = match line.to_lowercase().find("extraoption").or(line.find("--IO.")) {
+        Some(start) => line[..start].to_owned(),
+        None => line,
+    };
     format!("$ nydus-slice {line}{}", if line.len() < args.len() { "…" } else { "" })
 }
 

@@ -249,7 +249,11 @@ fn upper_and_work<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn Fn
     }
     if (upper_stat.stx_mnt_id, device(&upper_stat)) != (work_stat.stx_mnt_id, device(&work_stat)) {
         found(Problem::TwoMounts);
-    } else if is_inside(&work_fd, &upper_stat) || is_inside(&upper_fd, &work_stat) {
+    } else if let (Some(upper), Some(work)) =
+        (path_in_file_system(&upper_fd), path_in_file_system(&work_fd))
+        && (is_inside(work.as_bytes(), upper.as_bytes())
+            || is_inside(upper.as_bytes(), work.as_bytes()))
+    {
         found(Problem::Nested);
     }
     let mark = c"work/incompat/volatile";
@@ -307,21 +311,7 @@ fn stat(fd: impl AsFd) -> Option<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, want).ok()
 }
 
-/// Whether the directory is, or lies inside, the other one; they are on the same mount.
-fn is_inside(directory: &OwnedFd, other: &Statx) -> bool {
-    let identity = |stat: &Statx| (device(stat), stat.stx_ino);
-    let mut here = stat(directory);
-    let mut parent: Option<OwnedFd> = None;
-    while let Some(at) = here {
-        if identity(&at) == identity(other) {
-            return true;
-        }
-        let from = parent.as_ref().unwrap_or(directory);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(up) = rustix::fs::openat(from, c"..", flags, Mode::empty()) else { return false };
-        let differs = |above: &Statx| identity(above) != identity(&at);
-        here = stat(&up).filter(|above| differs(above) && above.stx_mnt_id == at.stx_mnt_id);
-        parent = Some(up);
-    }
-    false
+/// Whether one place in a file system is, or lies inside, the other.
+fn is_inside(place: &[u8], other: &[u8]) -> bool {
+    matches!(place.strip_prefix(other), Some([] | [b'/', ..]))
 }

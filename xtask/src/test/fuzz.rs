@@ -41,7 +41,7 @@ fn fuzz(sandbox: Sandbox, tool: &Path, target: &str) -> Result<Option<String>> {
     let mut cmd = sandbox.cmd(&format!("fuzz-{target}"), seconds + 900, "rustup");
     // The variable names the cargo that runs us, which is not the nightly one.
     cmd.env("PATH", format!("{}:{path}", tool.display())).env("CARGO", "cargo");
-    cmd.args(NIGHTLY).args(["fuzz", "run", target, "--"]);
+    cmd.args(NIGHTLY).args(["fuzz", "run", target]).args(corpora(target)?).arg("--");
     cmd.args([&format!("-max_total_time={seconds}"), "-timeout=10"]);
     let why = match cmd.end()? {
         End::Exited(status) if status.success() => return Ok(None),
@@ -49,6 +49,14 @@ fn fuzz(sandbox: Sandbox, tool: &Path, target: &str) -> Result<Option<String>> {
         End::TimedOut => "killed: it did not stop by itself".to_owned(),
     };
     Ok(Some(format!("{target}: {}", cmd.with_log(&why))))
+}
+
+/// Where libFuzzer writes inputs that reach new code, and the committed seeds, if there are any.
+fn corpora(target: &str) -> Result<Vec<PathBuf>> {
+    let [corpus, seeds] =
+        ["corpus", "seeds"].map(|of| paths::root().join("fuzz").join(of).join(target));
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
+    Ok([corpus, seeds].into_iter().filter(|dir| dir.exists()).collect())
 }
 
 /// Builds cargo-fuzz, once; the directory that it is in.

@@ -40,12 +40,12 @@ pub(crate) struct Tier {
 type Row = (&'static str, &'static str, When, How, u64);
 
 const UNIT: &[&str] = &["--workspace", "--exclude", "nydus-e2e"];
-const MAN: &[&str] = &["--package", "nydus-slice", "--test", "man"];
+const MAN: &[&str] = &["--package", "nydus-man"];
 
 /// What is in tests/e2e/tests without a row here is a tier all the same, with the defaults below.
 const TABLE: &[Row] = &[
     ("unit", "libraries and programs, without root", When::Always, How::Cargo(UNIT), 600),
-    ("man", "man pages against table and --help", When::Named, How::Cargo(MAN), 300),
+    ("man", "man pages against tables and --help", When::Named, How::Cargo(MAN), 300),
     ("equivalence", "helper against mount(8), generated", When::Always, How::EndToEnd, 1800),
     ("invocation", "every way to call the helper", When::Always, How::EndToEnd, 300),
     ("plan", "which way is taken, and its calls", When::Always, How::EndToEnd, 300),

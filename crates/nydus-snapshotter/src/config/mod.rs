@@ -12,6 +12,7 @@ use crate::cli::Flags;
 use crate::resolve::Driver;
 use file::File;
 pub use memory::Memory;
+use nydus_mount_slice::is_nydus_type;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::{Table, Value};
@@ -183,7 +184,7 @@ fn drop_empty(table: &mut Table) {
     });
 }
 
-fn check(mut file: File, warnings: Vec<String>) -> Result<Config, Error> {
+fn check(mut file: File, mut warnings: Vec<String>) -> Result<Config, Error> {
     unbuilt::refuse(&file)?;
     bounds(&file)?;
     for (path, name) in [(&mut file.log.dir, "logs"), (&mut file.cache_manager.cache_dir, "cache")]
@@ -208,7 +209,7 @@ fn check(mut file: File, warnings: Vec<String>) -> Result<Config, Error> {
         kernel_native: kernel_native(&file.native.kernel_native, mode)?,
         warm: warm(&file.native.warm)?,
         warm_rate: warm_rate(&file.native.warm_rate)?,
-        slice_type: slice_type(&file.snapshot.nydus_overlayfs_path)?,
+        slice_type: slice_type(&file.snapshot.nydus_overlayfs_path, &mut warnings)?,
         file,
         warnings,
     })
@@ -357,14 +358,22 @@ fn listening(address: &str) -> String {
     }
 }
 
-/// `fuse.` and the program; a type with a kind of its own (`fuse3.`) is taken as it is.
-fn slice_type(path: &str) -> Result<String, Error> {
-    let typed = path.starts_with("fuse.") || path.starts_with("fuse3.");
-    if path.is_empty() || path.contains([',', ' ', '\t', '\n']) {
-        let key = "snapshot.nydus_overlayfs_path";
-        return Err(value(key, path, "a program's name or path without blanks"));
+/// `fuse.` and the program; a value that begins with `fuse.` or `fuse3.` is the type itself.
+/// Warns of a program that is not ours.
+fn slice_type(path: &str, warnings: &mut Vec<String>) -> Result<String, Error> {
+    let key = "snapshot.nydus_overlayfs_path";
+    if path.is_empty() || path.ends_with('/') || path.contains([',', ' ', '\t', '\n']) {
+        return Err(value(key, path, "the name or path of a program, without blanks"));
     }
-    Ok(if typed { path.to_owned() } else { format!("fuse.{path}") })
+    let typed = path.starts_with("fuse.") || path.starts_with("fuse3.");
+    let slice_type = if typed { path.to_owned() } else { format!("fuse.{path}") };
+    if !is_nydus_type(&slice_type) {
+        warnings.push(format!(
+            "{key} {path:?}: expected a program named nydus-overlayfs or nydus-overlayfs-NAME; \
+             Kata Containers and nydus-overlayfs as mount.fuse do not recognize others"
+        ));
+    }
+    Ok(slice_type)
 }
 
 impl Config {
@@ -421,6 +430,25 @@ mod tests {
         check(file, warnings)
     }
 
+    /// A program, the mount type that it gives, and whether it is ours.
+    #[test]
+    fn programs_of_the_slice() {
+        for (path, slice_type, ours) in [
+            ("nydus-overlayfs", "fuse.nydus-overlayfs", true),
+            ("/opt/nydus-overlayfs-1", "fuse./opt/nydus-overlayfs-1", true),
+            ("fuse3.nydus-overlayfs", "fuse3.nydus-overlayfs", true),
+            ("fuse./opt/nydus-overlayfs", "fuse./opt/nydus-overlayfs", true),
+            ("/opt/n-1", "fuse./opt/n-1", false),
+            ("nydus-overlayfsX", "fuse.nydus-overlayfsX", false),
+        ] {
+            let config = checked(&format!("[snapshot]\nnydus_overlayfs_path = '{path}'"));
+            let config = config.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!((&*config.slice_type, config.warnings.is_empty()), (slice_type, ours));
+            let expected = |warning: &String| warning.contains("expected a program named");
+            assert!(config.warnings.iter().all(expected), "{:?}", config.warnings);
+        }
+    }
+
     #[test]
     fn values_have_effects() {
         type Row = (&'static str, fn(&Config) -> bool);
@@ -437,8 +465,6 @@ mod tests {
                 c.cgroup.is_some_and(|limit| limit.bytes(1000) == Some(100))
             }),
             ("[cgroup]\nmemory_limit = '10%'", |c| c.cgroup.is_none()),
-            ("[snapshot]\nnydus_overlayfs_path = '/opt/n-1'", |c| c.slice_type == "fuse./opt/n-1"),
-            ("[snapshot]\nnydus_overlayfs_path = 'fuse3.n'", |c| c.slice_type == "fuse3.n"),
             ("[metrics]\ncollect_interval = '1h30m'", |c| c.collect_interval.as_secs() == 5400),
             ("[metrics]\naddress = 'h:1'", |c| c.metrics.as_deref() == Some("h:1")),
             ("[metrics]\naddress = ':9110'", |c| {
@@ -558,6 +584,7 @@ mod tests {
                 "experimental.tarfs.enable_tarfs is not built",
             ),
             ("[snapshot]\nnydus_overlayfs_path = 'a b'", "without blanks"),
+            ("[snapshot]\nnydus_overlayfs_path = '/opt/nydus-overlayfs/'", "without blanks"),
         ];
         for (text, expected) in table {
             let error = checked(text).err().map(|error| error.to_string()).unwrap_or_default();
