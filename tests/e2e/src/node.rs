@@ -7,7 +7,7 @@ use crate::registry::Registry;
 use crate::run::Ran;
 use crate::snapshotter::{Snapshotter, Which};
 use crate::stage::Stage;
-use crate::{mounts, programs, rootfs, service};
+use crate::{mounts, not_run, programs, rootfs, service};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,6 +63,23 @@ pub struct Node {
     pub proxy: Proxy,
     pub snapshotter: Snapshotter,
     pub containerd: Containerd,
+}
+
+/// Runs `test` on a node; afterwards nothing is left. What the machine lacks for it is said.
+///
+/// # Panics
+/// Something does not come up, or a process of the node stays.
+pub fn on(case: Case, test: impl FnOnce(&mut Node)) {
+    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
+    let place = stage.path().to_owned();
+    let Some(mut node) = Node::start(stage, case) else {
+        return not_run!("{}: a program is missing", case.containerd);
+    };
+    test(&mut node);
+    let Node { stage, containerd, snapshotter, proxy, registry, .. } = node;
+    drop((containerd, snapshotter, proxy, registry));
+    assert_eq!(service::naming(&place), [], "{case:?}");
+    drop(stage);
 }
 
 impl Node {

@@ -41,6 +41,14 @@ impl Ran {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
+    /// Whether the parts of `text`, which has ` … ` between them, stand on standard error in this
+    /// order.
+    pub fn tells(&self, text: &str) -> bool {
+        let said = self.said();
+        let mut parts = text.split(" … ");
+        parts.try_fold(&*said, |rest, part| Some(rest.split_once(part)?.1)).is_some()
+    }
+
     /// Whether `bytes` occur in what it printed.
     pub fn shows(&self, bytes: &[u8]) -> bool {
         let shows = |output: &[u8]| output.windows(bytes.len()).any(|window| window == bytes);

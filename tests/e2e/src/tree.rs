@@ -15,6 +15,13 @@ pub fn tree(root: &Path) -> Vec<String> {
     lines
 }
 
+/// What became of `before`: the lines that came, after a `+`, then those that went, after a `-`.
+pub fn changes(before: &[String], after: &[String]) -> Vec<String> {
+    let came = after.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}"));
+    let went = before.iter().filter(|line| !after.contains(line)).map(|line| format!("- {line}"));
+    came.chain(went).collect()
+}
+
 fn add(directory: &Path, name: &mut Vec<u8>, lines: &mut Vec<String>) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

@@ -2,26 +2,11 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Image, Rafs};
-use nydus_e2e::node::{Case, LIMIT, LOGIN, Node};
+use nydus_e2e::node::{Case, LIMIT, LOGIN, Node, on};
 use nydus_e2e::proxy::{Fault, Proxy};
-use nydus_e2e::stage::Stage;
 use nydus_e2e::{not_run, rootfs, service};
 use std::fs;
 use std::path::Path;
-
-/// Runs `test` on a node; afterwards nothing is left.
-fn on(case: Case, test: impl FnOnce(&mut Node)) {
-    let Some(stage) = Stage::of_a_node() else { return not_run!("not root of the machine") };
-    let place = stage.path().to_owned();
-    let Some(mut node) = Node::start(stage, case) else {
-        return not_run!("{}: a program is missing", case.containerd);
-    };
-    test(&mut node);
-    let Node { stage, containerd, snapshotter, proxy, registry, .. } = node;
-    drop((containerd, snapshotter, proxy, registry));
-    assert_eq!(service::naming(&place), [], "{case:?}");
-    drop(stage);
-}
 
 const fn case(
     containerd: &'static str,

@@ -18,13 +18,14 @@ use std::process::Command;
 use std::sync::Mutex;
 
 /// Those of the helper, and seconds that they may take in a guest whose processor is emulated.
-const TIERS: [(&str, u32); 11] = [
+const TIERS: [(&str, u32); 12] = [
     ("plan", 300),
     ("idmap", 300),
     ("invocation", 300),
     ("errors", 300),
     ("secrets", 200),
     ("layers", 600),
+    ("read_only", 600),
     ("stack", 200),
     ("front", 300),
     ("privileges", 100),

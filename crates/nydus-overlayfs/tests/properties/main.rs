@@ -1,7 +1,8 @@
 //! The properties that the fuzz targets check, on generated inputs: `NYDUS_SEED` and
 //! `NYDUS_CASES` say which and how many.
 
-use std::{env, thread};
+use std::path::Path;
+use std::{env, fs, thread};
 
 mod checks;
 
@@ -44,6 +45,13 @@ const PIECES: &[&str] = &[
     "extraoption=c2VjcmV0",
     "io.katacontainers.volume=",
     "Extraoption=",
+    "extraoptions=",
+    "uidmap=",
+    "gidmap=0:1:2",
+    ",0:1:2",
+    ",3:4:5",
+    "4294967295",
+    "upperdir=/u,",
     "private",
 ];
 
@@ -82,6 +90,21 @@ fn words_hold() {
 fn argv_holds() {
     let starts = ["", "overlay\0/t\0", "overlay\0/t\0-o\0", "overlay\0/t\0-o", "-o\0-"];
     run(checks::argv, &starts, &[PIECES, ARGUMENTS]);
+}
+
+/// The inputs from which fuzzing starts.
+#[test]
+fn seeds_hold() {
+    for (target, property) in [("words", checks::words as fn(&[u8])), ("argv", checks::argv)] {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
+        let mut count = 0;
+        for seed in fs::read_dir(&seeds).expect("a directory of seeds").flatten() {
+            let input = Input(fs::read(seed.path()).expect("a seed"));
+            property(&input.0);
+            count += 1;
+        }
+        assert!(count > 10, "{count} in {}", seeds.display());
+    }
 }
 
 fn run(property: fn(&[u8]), starts: &[&str], vocabularies: &[&[&str]]) {

@@ -1,0 +1,145 @@
+//! The reason that is named is this mount's own, whoever else fails beside it.
+
+use nix::errno::Errno;
+use nydus_e2e::programs::{self, BUILDS};
+use nydus_e2e::run::run;
+use nydus_e2e::seccomp::refuse;
+use nydus_e2e::stage::Stage;
+use rustix::mount::{UnmountFlags, unmount};
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Mistakes that can be seen in the options, each with what its line has to name.
+const MISTAKES: [(&str, &[&str]); 10] = [
+    (
+        "lowerdir=l1,upperdir=u,workdir=w,userxattr,redirect_dir=on",
+        &["userxattr", "redirect_dir=on"],
+    ),
+    ("lowerdir=l1:l2,userxattr,metacopy=on", &["userxattr", "metacopy=on"]),
+    ("lowerdir=l1:l2,metacopy=on,redirect_dir=nofollow", &["metacopy=on", "redirect_dir=nofollow"]),
+    (
+        "lowerdir=l1,upperdir=u,workdir=w,metacopy=on,nfs_export=on",
+        &["metacopy=on", "nfs_export=on"],
+    ),
+    ("lowerdir=l1,upperdir=u,workdir=w,nfs_export=on,index=off", &["nfs_export=on", "index=off"]),
+    ("lowerdir=l1,upperdir=busy/u,workdir=busy/w,index=on", &["upperdir 'busy/u'", "in use"]),
+    ("lowerdir=l1:stacked", &["lower layer 2 of 2 'stacked'", "stack"]),
+    ("lowerdir=l1:l2,xino=ten", &["option 'xino=ten'"]),
+    ("lowerdir=l2:l1:l2,nfs_export=on", &["lower layer 1 of 3 'l2'", "lower layer 3 of 3 'l2'"]),
+    ("lowerdir=l1,upperdir=once/u,workdir=once/w", &["option 'upperdir=once/u'"]),
+];
+
+/// Two layers of overlays below `stacked`, an upper directory in use, one on an overlay.
+fn stage() -> Stage {
+    let stage = Stage::with(&[
+        "l1", "l2", "u", "w", "t", "once", "stacked", "busy/u", "busy/w", "busy/t", "ou", "ow",
+    ]);
+    let script = "set -e
+        mount -i -t overlay x once -o lowerdir=l2,upperdir=ou,workdir=ow; mkdir once/u once/w
+        mount -i -t overlay x stacked -o lowerdir=once:l1
+        mount -i -t overlay x busy/t -o lowerdir=l2,upperdir=busy/u,workdir=busy/w";
+    let ran = run(stage.command("/bin/sh").args(["-c", script]));
+    assert!(ran.ok(), "{ran}");
+    stage
+}
+
+fn helper(stage: &Stage, build: &str, options: &str) -> Command {
+    let mut command = stage.command(programs::ours(build));
+    command.args(["overlay", "t", "-o", options]);
+    command
+}
+
+/// Of the tries, one of so many is made: a guest's emulated processor is slow.
+fn share() -> usize {
+    std::env::var("FAULTS_SHARE").map_or(1, |share| share.parse().expect("a number"))
+}
+
+/// Ten mistakes at a time, with overlays made beside them that the kernel writes warnings about:
+/// each line is the one that its mistake gets when it is alone.
+#[test]
+fn each_names_its_own() {
+    let full = std::env::var_os("NYDUS_FULL").is_some();
+    let rounds = if full { 1_000 } else { 100 } / share();
+    let alone = MISTAKES.map(|(options, names)| {
+        let stage = stage();
+        BUILDS.map(|build| {
+            let ran = run(&mut helper(&stage, build, options));
+            let said = ran.said();
+            assert!(ran.code() == Some(32), "{ran}");
+            assert!(names.iter().all(|name| said.contains(name)), "{ran}, expected {names:?}");
+            said
+        })
+    });
+    let fail = |(options, expected): (&str, &[String; 2])| {
+        let stage = stage();
+        let tries = (0..rounds).map(|round| {
+            let ran = run(&mut helper(&stage, BUILDS[round % 2], options));
+            (ran.code() != Some(32) || ran.said() != expected[round % 2]).then(|| ran.to_string())
+        });
+        tries.flatten().collect()
+    };
+    let others: Vec<String> = beside("lowerdir=l1:l2,index=on,nfs_export=on", || {
+        std::thread::scope(|scope| {
+            let rows = MISTAKES.iter().map(|row| row.0).zip(&alone);
+            let threads: Vec<_> = rows.map(|row| scope.spawn(move || fail(row))).collect();
+            let others = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            others.flat_map(|others: Vec<String>| others).collect()
+        })
+    });
+    let tries = rounds * MISTAKES.len();
+    println!("{} of {tries} lines name their own mistake", tries - others.len());
+    assert!(others.is_empty(), "{}", others.join("\n\n"));
+}
+
+/// Does `work` while another thread mounts with `options`, or fails to, again and again.
+fn beside<T>(options: &str, work: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    let disturb = || {
+        let stage = stage();
+        while !over.load(Ordering::Relaxed) {
+            run(&mut helper(&stage, BUILDS[0], options));
+            let _ = unmount(stage.join("t"), UnmountFlags::DETACH);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(disturb);
+        let done = std::panic::catch_unwind(AssertUnwindSafe(work));
+        over.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Where nothing of the log is about this mount and all looks right, there is the error number.
+#[test]
+fn the_error_number_stands_alone() {
+    for (build, options) in BUILDS.into_iter().zip([MISTAKES[0].0, MISTAKES[6].0]) {
+        beside(options, || {
+            let stage = stage();
+            for _ in 0..100 / share() {
+                let mut command = helper(&stage, build, "lowerdir=l1:l2");
+                refuse(&mut command, libc::SYS_mount, Errno::EINVAL);
+                let ran = run(&mut command);
+                let expected = "nydus-overlayfs: cannot mount overlay on 't': invalid argument\n";
+                assert!(ran.code() == Some(32) && ran.said() == expected, "{ran}");
+            }
+        });
+    }
+}
+
+/// What the kernel says of a directory with a long path is told, and the path as it was given.
+#[test]
+fn messages_of_any_length() {
+    for (build, length) in BUILDS.into_iter().flat_map(|build| [(build, 600), (build, 3_000)]) {
+        let stage = stage();
+        let upper = format!("once/{}", vec!["d".repeat(199); length / 200].join("/"));
+        fs::create_dir_all(stage.join(&upper)).expect("a directory");
+        let options = format!("lowerdir=l1,upperdir={upper},workdir=once/w");
+        let ran = run(&mut helper(&stage, build, &options));
+        let said = ran.said();
+        let reason = "not supported as upperdir: invalid argument\n";
+        assert!(ran.code() == Some(32) && said.ends_with(reason), "{ran}");
+        assert!(said.contains(&format!("upperdir={upper}'")), "{ran}");
+    }
+}
