@@ -40,7 +40,7 @@ pub(crate) fn yardstick(mut words: Words, may_begin_nameless: bool, base: &Path)
     let escapes = words.iter().any(|word| has(word, b"\\,"));
     end_in_backslash(&mut words);
     let lists = words.iter_mut().filter(|word| is_list(word));
-    lists.for_each(|word| escape_commas(word));
+    lists.for_each(escape_commas);
     let is_long = words.iter().any(|word| is_too_long(word));
     if is_long {
         one_by_one(&mut words);
