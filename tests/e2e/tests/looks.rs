@@ -3,9 +3,9 @@
 
 use nydus_e2e::containerd::VERSIONS;
 use nydus_e2e::image::{self, Rafs};
-use nydus_e2e::node::{Case, Node, on};
-use nydus_e2e::not_run;
+use nydus_e2e::node::{Case, LIMIT, Node, on};
 use nydus_e2e::run::{Ran, run, run_with};
+use nydus_e2e::{not_run, service};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -241,7 +241,7 @@ impl<'a> Looks<'a> {
         command.args([source, at, "-t", kind, "-o", &options]);
         self.node.done(&run(&mut command));
         assert!(target.join("data/both").exists());
-        rustix::mount::unmount(&target, rustix::mount::UnmountFlags::empty()).expect("unmounted");
+        rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
     }
 }
 
@@ -291,7 +291,16 @@ fn diff_from(looks: &Looks<'_>) {
 fn view(looks: &Looks<'_>) {
     let info = looks.snapshots(&["info", "c"]);
     let info: serde_json::Value = serde_json::from_slice(&info.stdout).expect("JSON");
-    looks.snapshots(&["view", "look", info["Parent"].as_str().expect("a parent")]);
+    let parent = info["Parent"].as_str().expect("a parent");
+    // Until it has the label, containerd's garbage collector may remove it.
+    let snapshots = |words: &[&str]| {
+        looks.node.containerd.ctr(&[&["snapshots", "--snapshotter", "nydus"], words].concat()).ok()
+    };
+    let stays = || {
+        snapshots(&["view", "look", parent])
+            && snapshots(&["label", "look", "containerd.io/gc.root=1"])
+    };
+    assert!(service::until(LIMIT, stays), "{}", looks.node.logs());
     looks.by_hand("look", "");
     looks.snapshots(&["rm", "look"]);
 }

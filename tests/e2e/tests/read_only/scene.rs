@@ -137,8 +137,9 @@ impl Scene {
         assert!(!file("two").exists() && file("new").is_dir());
     }
 
+    /// Detaches: a child that another test forks holds our open directories for a moment.
     pub(crate) fn unmount(&self, target: &str) {
-        let flags = rustix::mount::UnmountFlags::empty();
+        let flags = rustix::mount::UnmountFlags::DETACH;
         rustix::mount::unmount(self.stage.join(target), flags).expect(target);
     }
 }
