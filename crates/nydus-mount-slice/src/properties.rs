@@ -62,7 +62,7 @@ fn check_values(text: &str) {
         source: part(),
         config: part().into(),
         snapshotdir: part(),
-        fs_version: Some(if text.len() % 2 == 0 { FsVersion::V5 } else { FsVersion::V6 }),
+        fs_version: Some(if text.len().is_multiple_of(2) { FsVersion::V5 } else { FsVersion::V6 }),
     };
     encode_extra(&extra);
     KataVirtualVolume::try_from(&extra).iter().for_each(encode_volume);

@@ -170,9 +170,10 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
                 line.text(" exclude each other");
             }
             Errno::BUSY => {
-                let Some(upper) = options.last(b"upperdir") else { return false };
-                line.text(": upperdir ").quoted(upper);
-                line.text(" or its workdir is in use by another overlay mount");
+                let upper = options.upper_as_layer().or_else(|| options.last(b"upperdir"));
+                let Some(upper) = upper else { return false };
+                line.text(": upperdir ").quoted(upper).text(" or its workdir is in use by another");
+                line.text(" overlay mount, which index=on and nfs_export=on do not allow");
             }
             Errno::STALE => {
                 let Some(upper) = options.last(b"upperdir") else { return false };

@@ -1,8 +1,8 @@
 //! Seeded option sets, valid and invalid, for the comparison with `mount(8)`.
 
 use crate::vocabulary::{
-    COMMON, DELIBERATE, FAMILIES, LAYERS, NONSENSE, OVERLAY, QUOTES, RAW_LAYER, SECRET, SECURITY,
-    long_layer,
+    COMMON, DELIBERATE, FAMILIES, LAYERS, NONSENSE, OVERLAY, QUOTES, RAW_LAYER, READ_ONLY, SECRET,
+    SECURITY, UPPERLESS, long_layer,
 };
 
 /// A small generator of numbers (SplitMix64), so that a seed means the same everywhere.
@@ -82,7 +82,21 @@ fn words(rng: &mut Rng, base: &str) -> Words {
         };
         words.insert(rng.below(words.len() + 1), word);
     }
+    if rng.chance(20) {
+        read_only(rng, &mut words);
+    }
     words
+}
+
+/// As containerd looks into a mount, and in other ways to say that.
+fn read_only(rng: &mut Rng, words: &mut Words) {
+    for _ in 0..rng.below(3) {
+        words.insert(rng.below(words.len() + 1), rng.pick(UPPERLESS).into());
+    }
+    match rng.chance(60) {
+        true => words.push(b"ro".to_vec()),
+        false => words.insert(rng.below(words.len() + 1), rng.pick(READ_ONLY).into()),
+    }
 }
 
 /// Words for the kernel that are together as long as `mount(2)` takes, or a little off.
@@ -98,7 +112,7 @@ fn limit(rng: &mut Rng, base: &str) -> Words {
 
 /// Layers, upper and work directory.
 fn frame(rng: &mut Rng, base: &str) -> Words {
-    let mut words = vec![lower(rng, base)];
+    let mut words = if rng.chance(8) { list(rng, base) } else { vec![lower(rng, base)] };
     if rng.chance(4) {
         words.push([b"lowerdir+=".as_slice(), &path(rng, base, b"l3")].concat());
     }
@@ -115,13 +129,29 @@ fn frame(rng: &mut Rng, base: &str) -> Words {
     words
 }
 
+/// Layers with an option each, whose value is a path as it is.
+fn list(rng: &mut Rng, base: &str) -> Words {
+    let count = 1 + rng.below(3);
+    let lower = (0..count).map(|_| {
+        let name = rng.pick(LAYERS);
+        // A comma would end the option, and a backslash escape the one at its end.
+        let name = if name.contains(',') || name.ends_with('\\') { "l1" } else { name };
+        [b"lowerdir+=".as_slice(), &path(rng, base, name.as_bytes())].concat()
+    });
+    lower.collect()
+}
+
 fn upper_and_work(rng: &mut Rng, base: &str) -> Words {
-    const UPPER: [&[&str]; 2] = [&["u", "u", "u,2", "u\"q"], &["l1", "file", "missing", "u/in"]];
+    const UPPER: [&[&str]; 2] =
+        [&["u", "u", "u,2", "u:3", "u\"q"], &["l1", "file", "missing", "u/in"]];
     const WORK: [&[&str]; 2] = [&["w", "w:2"], &["u/in", "u", "missing", "other/w"]];
     let mut word = |key: &str, [good, bad]: [&[&str]; 2]| {
         let names = if rng.chance(92) { good } else { bad };
         let name = rng.pick(names);
-        [key.as_bytes(), &escaped(&path(rng, base, name.as_bytes()))].concat()
+        let path = path(rng, base, name.as_bytes());
+        // A colon in these options needs no backslash.
+        let value = if path.ends_with(b":3") && rng.chance(50) { path } else { escaped(&path) };
+        [key.as_bytes(), &value].concat()
     };
     let mut words = vec![word("upperdir=", UPPER), word("workdir=", WORK)];
     words.truncate(if rng.chance(96) { 2 } else { 1 });

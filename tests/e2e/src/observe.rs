@@ -115,7 +115,7 @@ fn populate(scene: Scene<'_>) -> Result<()> {
         fs::write(Path::new(&name).join(format!("from-{number}")), "")?;
         fs::write(Path::new(&name).join("same"), number.to_string())?;
     }
-    for name in ["d1", "u", "u,2", "u\"q", "w", "w:2", "u/in", "other", "m", "m/below"] {
+    for name in ["d1", "u", "u,2", "u:3", "u\"q", "w", "w:2", "u/in", "other", "m", "m/below"] {
         fs::create_dir(named(name))?;
     }
     chown("l1/same", Some(1), Some(2))?;

@@ -52,6 +52,25 @@ pub const FAMILIES: &[&[&str]] = &[
     &["ro", "rw", "sync", "async", "lazytime", "nolazytime", "mand", "nomand", "defaults"],
 ];
 
+/// Ways to say that a mount is read-only, or not.
+pub const READ_ONLY: &[&str] = &[
+    "ro",
+    "ro",
+    "ro=",
+    "ro=vfs",
+    "ro=fs",
+    "ro=recursive",
+    "ro=1",
+    "rw=1",
+    "ro,rw",
+    "rw,ro",
+    "rw=0,ro",
+];
+
+/// Words of overlayfs that mean nothing without an upper directory.
+pub const UPPERLESS: &[&str] =
+    &["volatile", "index=on", "index=off", "nfs_export=off", "userxattr"];
+
 /// Words of overlayfs, good and bad.
 #[rustfmt::skip]
 pub const OVERLAY: &[&str] = &[
@@ -91,10 +110,11 @@ pub const QUOTES: &[&str] = &[
     "context=\"a", "index=\"on\"", "foo=\"a,ro,b\"", "ro\"", "\\\"", "x-a=\\\"b", "\"ro\"",
 ];
 
-/// Words that are treated otherwise on purpose; `overlay_mount::table::DIFFERENCES` says how.
+/// Options that are treated otherwise on purpose; docs/differences.md says how.
 #[rustfmt::skip]
 pub const DELIBERATE: &[&str] = &[
     "nofail", "X-containerd.foo=1", "X-containerd.", "X-mount.mkdir", "X-mount.mkdir=0700",
-    "X-mount.owner=7", "X-mount.subdir=l1", "X-mount.idmap=0:0:1", "X-mount.idmap", "bind",
-    "rbind", "move", "remount", "bind=",
+    "X-mount.owner=7", "X-mount.group=7", "X-mount.mode=0700", "X-mount.subdir=l1",
+    "X-mount.idmap=0:0:1", "X-mount.idmap", "X-mount.nocanonicalize", "bind", "rbind", "move",
+    "remount", "bind=",
 ];

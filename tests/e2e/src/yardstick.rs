@@ -1,18 +1,18 @@
-//! What `mount(8)` has to be asked for, so that what it does is what the helper must do.
+//! The options with which `mount(8)` does what the helper must do with the options that it is given.
 //!
 //! Knows nothing of the helper's own code: both could be wrong in the same way.
 
 use crate::generate::{Words, join};
+use crate::mount8::Version;
+use crate::new_api;
 use crate::vocabulary::COMMON;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 
 /// Bytes of data that `mount(2)` does not cut.
-const WHOLE: usize = 4_095;
+pub(crate) const WHOLE: usize = 4_095;
 
-/// What `mount(8)` is given for a letter that is none to it.
+/// What `mount(8)` is given for a character that is an ordinary one, but not to it.
 pub const LETTER: u8 = b'!';
 
 /// What must come of an option string.
@@ -23,8 +23,10 @@ pub enum Yardstick {
     /// What `mount(8)` does with this string.
     Same(Vec<u8>),
     /// The same, but mountinfo may show layers in another form, and names that hold what is no
-    /// letter to `mount(8)` must be [`plain`](crate::observe::Scene::plain) for it.
+    /// ordinary character to `mount(8)` must be [`plain`](crate::observe::Scene::plain) for it.
     OtherForm(Vec<u8>),
+    /// This version has no options that say it: see docs/differences.md.
+    Unsayable,
 }
 
 /// The words as mount.fuse3 3.14 hands them on: without some, with `dev` and `suid`.
@@ -42,18 +44,27 @@ pub fn through_mount_fuse(string: &[u8]) -> Vec<u8> {
     join(&kept)
 }
 
-/// The yardstick for `string`: without carried options, and with the words that are treated
-/// otherwise on purpose (`overlay_mount::table::DIFFERENCES`) as they are meant here.
-pub fn yardstick(string: &[u8], base: &Path) -> Yardstick {
+/// The yardstick for `string`: without carried options, and with the options that are treated
+/// otherwise on purpose (docs/differences.md) as they are meant here.
+pub fn yardstick(string: &[u8], base: &Path, version: Version) -> Yardstick {
     let all = split(string);
     if all.iter().any(|word| is_refused(word)) {
         return Yardstick::Refused;
     }
-    // An option string must not begin with a word that has no name, also if one stood before it.
+    // An option string must not begin with an option that has no name, also if another one stood
+    // before it.
     let starts: &[u8] = if all.first().is_some_and(|word| is_ignored(word)) { b"," } else { b"" };
-    let renamed = all.iter().any(|word| word.contains(&LETTER));
-    let shared = all.iter().any(|word| is_propagation(word));
     let kept: Words = all.into_iter().filter(|word| !is_ignored(word)).collect();
+    let kept = read_only(kept);
+    if version == Version::V2_41 {
+        return new_api::yardstick(kept, !starts.is_empty(), base);
+    }
+    if kept.iter().any(|word| is_list(word) && has_bare_comma(word)) {
+        // Not a part of a string for mount(2), which knows no escaping in this option.
+        return Yardstick::Unsayable;
+    }
+    let renamed = kept.iter().any(|word| word.contains(&LETTER));
+    let shared = kept.iter().any(|word| is_propagation(word));
     let kept = [starts, &join(&kept)].concat();
     match kept.len() > WHOLE {
         // The same from the working directory, with short names.
@@ -63,17 +74,67 @@ pub fn yardstick(string: &[u8], base: &Path) -> Yardstick {
     }
 }
 
-/// `mount(8)` on `target` with these options, by mount(2) and without helpers.
-pub fn mount8(target: &Path, string: &[u8]) -> Command {
-    let mut command = Command::new("mount");
-    // From util-linux 2.39 on only this makes it use mount(2).
-    command.env("LIBMOUNT_FORCE_MOUNT2", "always");
-    command.args(["-i", "-t", "overlay", "overlay"]).arg(target);
-    command.arg("-o").arg(OsStr::from_bytes(string));
-    command
+/// Of options that make a read-only mount: the upper directory as the uppermost lower layer, and
+/// no work directory. It may be the second mount of a container that runs, and the kernel clears
+/// the work directory of a read-only mount as well.
+fn read_only(mut words: Words) -> Words {
+    let upper = words.iter().rev().find_map(|word| word.strip_prefix(b"upperdir="));
+    let Some(upper) = upper.filter(|upper| !upper.is_empty()).map(<[u8]>::to_vec) else {
+        return words;
+    };
+    if !ends_read_only(&words) {
+        return words;
+    }
+    words.retain(|word| !word.starts_with(b"upperdir=") && !word.starts_with(b"workdir="));
+    let lower = words.iter_mut().rfind(|word| word.starts_with(b"lowerdir="));
+    if let Some(lower) = lower {
+        let first = [&with_escaped_colons(&upper), b":".as_slice()].concat();
+        lower.splice(b"lowerdir=".len()..b"lowerdir=".len(), first);
+    } else if let Some(at) = words.iter().position(|word| is_list(word)) {
+        words.insert(at, [b"lowerdir+=".as_slice(), &unescaped(&upper)].concat());
+    }
+    words
 }
 
-/// The words, not empty, with [`LETTER`] for what is a letter but not to libmount 2.38: each
+/// Whether the mount's flag says `ro`, or the last `ro=…` or `rw=…` that reaches the kernel.
+fn ends_read_only(words: &[Vec<u8>]) -> bool {
+    let is_either = |word: &&Vec<u8>| matches!(key(word), b"ro" | b"rw");
+    let is_flag = |word: &&Vec<u8>| matches!(word.len(), 2 | 3);
+    let last = |flags| words.iter().rfind(|word| is_either(word) && is_flag(word) == flags);
+    [last(true), last(false)].into_iter().flatten().any(|word| word.starts_with(b"ro"))
+}
+
+/// Options that add one layer, whose value is a path as it is.
+pub(crate) fn is_list(word: &[u8]) -> bool {
+    matches!(key(word), b"lowerdir+" | b"datadir+")
+}
+
+fn with_escaped_colons(path: &[u8]) -> Vec<u8> {
+    let (mut escaped, mut is_escaped) = (Vec::new(), false);
+    for byte in path {
+        if *byte == b':' && !is_escaped {
+            escaped.push(b'\\');
+        }
+        is_escaped = *byte == b'\\' && !is_escaped;
+        escaped.push(*byte);
+    }
+    escaped
+}
+
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut plain) = (path.iter(), Vec::new());
+    while let Some(byte) = bytes.next() {
+        plain.extend(if *byte == b'\\' { bytes.next() } else { Some(byte) });
+    }
+    plain
+}
+
+/// A comma without a backslash before it.
+fn has_bare_comma(word: &[u8]) -> bool {
+    word.iter().enumerate().any(|(at, byte)| *byte == b',' && !word[..at].ends_with(b"\\"))
+}
+
+/// The options, not empty, with [`LETTER`] for an ordinary character that is none to libmount: each
 /// quote, which hides commas from it, and a comma after a backslash and before one of its words.
 fn split(string: &[u8]) -> Words {
     let (mut words, mut word) = (Vec::new(), Vec::new());
@@ -102,7 +163,7 @@ fn split(string: &[u8]) -> Words {
 }
 
 /// Whether `rest` begins with a word that libmount knows, at least before the next layer.
-fn is_common(rest: &[u8]) -> bool {
+pub(crate) fn is_common(rest: &[u8]) -> bool {
     let word = rest.split(|byte| matches!(byte, b',' | b':')).next().unwrap_or_default();
     let is_known = str::from_utf8(key(word)).is_ok_and(|key| COMMON.contains(&key));
     is_known || word.starts_with(b"x-") || word.starts_with(b"X-")
@@ -112,7 +173,7 @@ fn opens(word: &[u8]) -> bool {
     matches!(word, b"context=" | b"fscontext=" | b"defcontext=" | b"rootcontext=")
 }
 
-fn key(word: &[u8]) -> &[u8] {
+pub(crate) fn key(word: &[u8]) -> &[u8] {
     word.split(|byte| *byte == b'=').next().unwrap_or_default()
 }
 
@@ -120,7 +181,8 @@ fn is_refused(word: &[u8]) -> bool {
     let bare = word.strip_suffix(b"=").unwrap_or(word);
     matches!(bare, b"bind" | b"rbind" | b"move" | b"remount")
         || word.starts_with(b"X-containerd.")
-        || key(word) == b"X-mount.idmap"
+        || matches!(key(word), b"X-mount.idmap" | b"X-mount.subdir")
+        || matches!(key(word), b"X-mount.owner" | b"X-mount.group" | b"X-mount.mode")
 }
 
 fn is_ignored(word: &[u8]) -> bool {
@@ -128,14 +190,14 @@ fn is_ignored(word: &[u8]) -> bool {
         || word.starts_with(b"X-mount.")
 }
 
-/// Words for which the helper asks the kernel in another way.
-fn is_propagation(word: &[u8]) -> bool {
+/// Options for which the helper asks the kernel by another method.
+pub(crate) fn is_propagation(word: &[u8]) -> bool {
     const KINDS: [&[u8]; 4] = [b"shared", b"private", b"slave", b"unbindable"];
     let bare = word.strip_suffix(b"=").unwrap_or(word);
     KINDS.iter().any(|kind| bare == *kind || bare.strip_prefix(b"r") == Some(kind))
 }
 
-fn without_base(string: &[u8], base: &Path) -> Vec<u8> {
+pub(crate) fn without_base(string: &[u8], base: &Path) -> Vec<u8> {
     let prefix = [base.as_os_str().as_bytes(), b"/"].concat();
     let mut text = string.to_vec();
     while let Some(at) = text.windows(prefix.len()).position(|w| w == prefix) {
@@ -174,14 +236,33 @@ mod tests {
     fn asks_for() {
         let long = format!("lowerdir=/b///{}:/b/x", "n".repeat(4_100));
         let short = format!("lowerdir={}:x", "n".repeat(4_100));
+        let same = |string: &str| Yardstick::Same(string.as_bytes().to_vec());
+        let other = |string: &str| Yardstick::OtherForm(string.as_bytes().to_vec());
         let table = [
             ("lowerdir=a,bind", Yardstick::Refused),
-            ("extraoption=x,=x,nofail,a", Yardstick::Same(b",=x,a".to_vec())),
-            ("lowerdir=a,rshared", Yardstick::OtherForm(b"lowerdir=a,rshared".to_vec())),
-            (&long, Yardstick::OtherForm(short.into_bytes())),
+            ("lowerdir=a,X-mount.owner=7", Yardstick::Refused),
+            ("extraoption=x,=x,nofail,a", same(",=x,a")),
+            ("lowerdir=a,rshared", other("lowerdir=a,rshared")),
+            (&long, other(&short)),
+            ("lowerdir=a,upperdir=u,workdir=w,rw", same("lowerdir=a,upperdir=u,workdir=w,rw")),
+            ("lowerdir=a,upperdir=u,workdir=w,ro", same("lowerdir=u:a,ro")),
+            ("ro,lowerdir=a,upperdir=u,rw", same("ro,lowerdir=a,upperdir=u,rw")),
+            ("ro=vfs,lowerdir=a,upperdir=u,rw", same("ro=vfs,lowerdir=u:a,rw")),
+            ("ro=vfs,rw=1,lowerdir=a,upperdir=u", same("ro=vfs,rw=1,lowerdir=a,upperdir=u")),
+            (
+                "ro=,lowerdir=b,upperdir=,lowerdir=a,upperdir=u:\\:\\,",
+                same("ro=,lowerdir=b,lowerdir=u\\:\\:\\,:a"),
+            ),
+            ("ro,lowerdir=a,upperdir=u,upperdir=", same("ro,lowerdir=a,upperdir=u,upperdir=")),
+            (
+                "ro,lowerdir+=a,datadir+=d,upperdir=u\\:",
+                same("ro,lowerdir+=u:,lowerdir+=a,datadir+=d"),
+            ),
+            ("ro,lowerdir+=a,upperdir=u\\,2", Yardstick::Unsayable),
         ];
         for (string, expected) in table {
-            assert_eq!(yardstick(string.as_bytes(), Path::new("/b")), expected, "{string}");
+            let found = yardstick(string.as_bytes(), Path::new("/b"), Version::V2_38);
+            assert_eq!(found, expected, "{string}");
         }
     }
 

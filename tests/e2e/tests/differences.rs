@@ -1,115 +1,229 @@
-//! Runs every row of docs/differences.md with the Go helper and with ours.
+//! Runs every row of docs/differences.md, with the other program and with ours.
 
-use nydus_e2e::observe::private_namespace;
-use nydus_e2e::programs;
-use overlay_mount::table::DIFFERENCES;
-use rustix::mount::UnmountFlags;
+use nydus_e2e::differences::rows;
+use nydus_e2e::mount8::{Mount8, Version};
+use nydus_e2e::mounts::{Mount, mount_at};
+use nydus_e2e::run::{Ran, run};
+use nydus_e2e::stage::Stage;
+use nydus_e2e::{linux, not_run, programs};
+use rustix::mount::{MountFlags, mount};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const BASE: &str = "lowerdir=a:b,upperdir=u,workdir=w,";
 
-fn doc() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/differences.md");
-    fs::read_to_string(path).expect("docs/differences.md")
-}
+/// For each row of the first table commands that show it, and what comes of each with `mount(8)`
+/// 2.38 and with ours, as in the other tables.
+const EXAMPLES: &[(&str, &str, &str, &str)] = &[
+    ("nofail", "overlay t -o lowerdir=a:gone,nofail", "nothing", "fails"),
+    ("`ro` with `upperdir=`", "overlay t -o BASE,ro", "work emptied", "work kept"),
+    ("`ro` with `upperdir=`", "overlay t -o BASE,ro=1", "work emptied", "work kept"),
+    ("X-containerd.*", "overlay t -o BASE,X-containerd.x=1", "rw,relatime", "fails"),
+    // 2.38 makes this mount in a namespace of its own, which hides it from ours where /run is private.
+    (OWNER, "overlay t -o BASE,X-mount.subdir=sub", "either", "fails"),
+    (OWNER, "overlay t -o BASE,X-mount.owner=7", "rw,relatime", "fails"),
+    (OWNER, "overlay t -o BASE,X-mount.group=7", "rw,relatime", "fails"),
+    (OWNER, "overlay t -o BASE,X-mount.mode=0700", "rw,relatime", "fails"),
+    ("X-mount.idmap", "overlay t -o BASE,X-mount.idmap=0:0:1", "rw,relatime", "fails"),
+    (
+        "`X-mount.*`, all others, such as `X-mount.mkdir`",
+        "overlay gone -o BASE,X-mount.mkdir",
+        "rw,relatime",
+        "fails",
+    ),
+    ("an unbalanced quote", "overlay t -o BASE,x-a=\"b,nodev", "rw,relatime", "rw,nodev,relatime"),
+    ("a quote in a path", "overlay t -o lowerdir=q\"x:a,nodev", "fails", "rw,nodev,relatime"),
+    ("a comma after a backslash", "overlay t -o lowerdir=b:a\\,ro", "ro,relatime", "rw,relatime"),
+    (
+        "a target that is not a directory",
+        "overlay file -o BASE",
+        "fails, leaves files",
+        "fails, leaves nothing",
+    ),
+    ("bind", "a t -o bind", "rw,relatime", "fails"),
+    ("rbind", "a t -o rbind", "rw,relatime", "fails"),
+    ("move", "a t -o move", "fails", "fails"),
+    ("remount", "overlay mounted -o remount,nodev", "rw,nodev,relatime", "rw,relatime"),
+    ("more than 4,095 bytes", "overlay t -o lowerdir=MANY", "fails", "rw,relatime"),
+    (
+        "`extraoption=`, `io.katacontainers.volume=`",
+        "overlay t -o BASE,extraoption=e30=",
+        "fails",
+        "rw,relatime",
+    ),
+    (
+        "`extraoption=`, `io.katacontainers.volume=`",
+        "overlay t -o BASE,io.katacontainers.volume=e30=",
+        "fails",
+        "rw,relatime",
+    ),
+    ("`uidmap=`, `gidmap=`", "overlay t -o BASE,uidmap=0:0:1,gidmap=0:0:1", "fails", "rw,relatime"),
+];
+const OWNER: &str = "`X-mount.subdir=`, `X-mount.owner=`, `X-mount.group=`, `X-mount.mode=`";
 
-/// The cells of each row below a heading that begins so, without their quotes.
-fn rows(doc: &str, heading: &str) -> Vec<Vec<String>> {
-    let (_, section) = doc.split_once(heading).expect(heading);
-    let section = section.split("\n#").next().unwrap_or_default();
-    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
-    let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
-    rows.map(|row| row.trim_matches('|').split('|').map(cell).collect()).collect()
+#[test]
+fn from_mount8() {
+    let mount = Mount8::find(Version::V2_38).expect("the host's at least");
+    for (row, line, theirs, ours) in EXAMPLES {
+        if line.contains("uidmap=") && !linux(6, 3) {
+            // tmpfs, on which the layers are, cannot be mapped.
+            continue;
+        }
+        check(&mount.command(), line, theirs);
+        check(&ours_program(), line, ours);
+        assert!(rows("## From `mount -t overlay`").iter().any(|found| found[0] == *row), "{row}");
+    }
 }
 
 #[test]
-fn every_difference_from_mount8_is_documented() {
-    let table = DIFFERENCES.iter();
-    let expected = table.map(|row| [row.word, row.mount8, row.ours, row.why].map(str::to_owned));
-    assert_eq!(rows(&doc(), "## From `mount -t overlay`"), expected.collect::<Vec<_>>());
+fn every_difference_from_mount8_has_an_example() {
+    for row in rows("## From `mount -t overlay`") {
+        assert!(EXAMPLES.iter().any(|example| example.0 == row[0]), "{}", row[0]);
+    }
 }
 
 #[test]
-fn words() {
-    let doc = doc();
-    let mut all = rows(&doc, "### Words that clear a flag set it there");
-    all.extend(rows(&doc, "### Words that it does not know"));
+fn from_newer_mount8() {
+    let mount = Mount8::find(Version::V2_41);
+    if mount.is_none() {
+        not_run!("no mount of util-linux 2.41");
+    }
+    for row in rows("## From newer mount(8)") {
+        if let Some(mount) = &mount {
+            check(&mount.command(), &row[0], &row[1]);
+        }
+        check(&ours_program(), &row[0], &row[2]);
+    }
+}
+
+#[test]
+fn options_of_the_go_helper() {
+    let mut all = rows("### Options that clear a flag set it there");
+    all.extend(rows("### Options that it does not know"));
     for row in all {
-        let options = format!("{BASE}{}", row[0]);
-        check(&["overlay", "t", "-o", &options], &row);
+        against_go(&format!("overlay t -o {BASE}{}", row[0]), &row);
     }
 }
 
 #[test]
-fn command_lines_and_errors() {
-    let doc = doc();
-    for row in rows(&doc, "### Command lines") {
-        let arguments: Vec<_> = row[0].split(' ').skip(1).collect();
-        check(&arguments, &row);
+fn command_lines_and_errors_of_the_go_helper() {
+    for row in rows("### Command lines") {
+        against_go(row[0].strip_prefix("nydus-overlayfs ").expect("a command"), &row);
     }
-    for row in rows(&doc, "### Errors") {
-        check(&["overlay", "t", "-o", &row[0]], &row);
+    for row in rows("### Errors") {
+        against_go(&format!("overlay t -o {}", row[0]), &row);
     }
 }
 
 #[test]
-fn many_layers() {
+fn many_layers_with_the_go_helper() {
+    assert!(many().len() > 4_095 * 2, "{}", many().len());
+    against_go("overlay t -o lowerdir=MANY", &rows("### Many layers")[0]);
+}
+
+fn ours_program() -> Command {
+    Command::new(programs::ours("nydus-overlayfs"))
+}
+
+fn against_go(line: &str, row: &[String]) {
+    match programs::go_helper() {
+        Some(go) => check(&Command::new(go), line, &row[1]),
+        None => not_run!("no Go helper to compare with"),
+    }
+    check(&ours_program(), line, &row[2]);
+}
+
+/// Runs `program` with the arguments of `line` in a fresh directory, and compares what came of it
+/// with a cell of a table: options of the mount, `/` and flags of its superblock; `nothing`;
+/// `fails`, with what is left in the work directory; or the end of an error.
+fn check(program: &Command, line: &str, expected: &str) {
+    let scene = Scene::new();
+    let line = line.replace("BASE", BASE.trim_end_matches(','));
+    let line = line.replace("MANY", &many()).replace("PATH", &format!("{}b", "./".repeat(128)));
+    let arguments: Vec<_> = line.split(' ').collect();
+    let target = arguments.iter().rfind(|word| scene.path(word).exists() || **word == "gone");
+    let mut command = scene.stage.command(program.get_program());
+    command.args(program.get_args()).args(&arguments).current_dir(&scene.directory);
+    for (variable, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
+    let ran = run(&mut command);
+    let mount = mount_at(&scene.path(target.unwrap_or(&"t")));
+    assert!(scene.is_as(expected, mount.as_ref(), &ran), "expected {expected}: {mount:?}\n{ran}");
+}
+
+fn many() -> String {
     let names: Vec<_> = (0..450).map(|number| format!("layers/a-long-name-{number:03}")).collect();
-    let options = format!("lowerdir={}", names.join(":"));
-    let row = &rows(&doc(), "### Many layers")[0];
-    assert!(options.len() > 4_095 * 2, "{}", options.len());
-    check(&["overlay", "t", "-o", &options], row);
+    names.join(":")
 }
 
-/// What both print or mount is what the row says: text of an error, or options of the mount.
-fn check(arguments: &[&str], row: &[String]) {
-    let go = programs::tool("nydus-snapshotter/usr/bin/nydus-overlayfs");
-    if go.is_none() {
-        println!("NOT RUN: no Go helper to compare with");
+/// A file system with the directories that the rows name.
+struct Scene {
+    stage: Stage,
+    directory: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let stage = Stage::with(&["scene"]);
+        let directory = stage.join("scene");
+        mount("scene", &directory, "tmpfs", MountFlags::empty(), None).expect("a tmpfs");
+        let this = Self { stage, directory };
+        for name in [
+            "a/sub",
+            "b",
+            "u",
+            "w/work/mark",
+            "t",
+            "mounted",
+            "a,b",
+            "a,ro",
+            "a,user",
+            "l\\",
+            "q\"x",
+        ] {
+            fs::create_dir_all(this.path(name)).expect(name);
+        }
+        for name in many().split(':') {
+            fs::create_dir_all(this.path(name)).expect(name);
+        }
+        fs::write(this.path("file"), "").expect("a file");
+        let mounted = this.path("mounted");
+        mount("mounted", &mounted, "tmpfs", MountFlags::empty(), None).expect("a tmpfs");
+        this
     }
-    let ours = programs::ours("nydus-overlayfs");
-    for (program, expected) in [(go, &row[1]), (Some(ours), &row[2])] {
-        let Some(program) = program else { continue };
-        let got = outcome(&program, arguments);
-        let same = match expected.as_str() {
-            "fails" => got.starts_with("error:"),
-            text => got == text || got.strip_prefix("error:").is_some_and(|e| e.ends_with(text)),
-        };
-        assert!(same, "{} {arguments:?}: {got}, expected {expected}", program.display());
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn is_as(&self, expected: &str, mount: Option<&Mount>, ran: &Ran) -> bool {
+        let is_kept = self.path("w/work/mark").exists();
+        let failed = !ran.ok();
+        match (expected, mount) {
+            ("either", _) => true,
+            ("nothing", None) => !failed,
+            ("fails", _) => failed,
+            ("fails, leaves files", None) => failed && !is_kept,
+            ("fails, leaves nothing", None) => failed && is_kept,
+            ("work emptied", Some(_)) => !is_kept,
+            ("work kept", Some(_)) => is_kept,
+            (text, Some(mount)) => {
+                let flags = [mount.options.clone(), mount.propagation.join(" ")].join(" ");
+                let both = format!("{} / {}", flags.trim(), superblock_flags(mount));
+                text == flags.trim() || text == both
+            }
+            (text, None) => failed && ran.said().trim_end().ends_with(text),
+        }
     }
 }
 
-/// Per-mount options of the new mount, or `error:` and what the program said.
-fn outcome(program: &Path, arguments: &[&str]) -> String {
-    let (program, arguments) = (program.to_owned(), arguments.to_vec());
-    std::thread::scope(|scope| {
-        let run = || {
-            private_namespace().expect("a mount namespace");
-            let dir = tempfile::tempdir().expect("a directory");
-            for name in ["a", "b", "u", "w", "t", "layers"] {
-                fs::create_dir(dir.path().join(name)).expect(name);
-            }
-            for number in 0..450 {
-                let name = format!("layers/a-long-name-{number:03}");
-                fs::create_dir(dir.path().join(name)).expect("a layer");
-            }
-            let mut command = Command::new(&program);
-            let output = command.args(&arguments).current_dir(&dir).output().expect("it runs");
-            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
-            let target = dir.path().join("t");
-            let point = format!(" {} ", target.display());
-            let options = mounts.split_once(&point).and_then(|(_, rest)| rest.split(' ').next());
-            let outcome = match options {
-                Some(options) => options.to_owned(),
-                None => format!("error:{}", String::from_utf8_lossy(&output.stderr).trim_end()),
-            };
-            if options.is_some() {
-                rustix::mount::unmount(&target, UnmountFlags::DETACH).expect("unmounted");
-            }
-            outcome
-        };
-        scope.spawn(run).join().expect("no panic")
-    })
+fn superblock_flags(mount: &Mount) -> String {
+    let options = mount.superblock.to_string_lossy().into_owned();
+    let flags: Vec<_> = options.split(',').take_while(|option| !option.contains('=')).collect();
+    flags.join(",")
 }

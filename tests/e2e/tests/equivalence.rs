@@ -1,16 +1,18 @@
-//! The helper against `mount(8)`: for generated option sets, both do the same.
+//! The helper against two versions of `mount(8)`: for generated option sets, both do the same.
 //!
-//! `EQUIV_SEED` and `EQUIV_CASES` (percent of the usual number) set what runs, `EQUIV_ONLY=NUMBER` replays one case,
-//! `EQUIV_HELPER` names another program to compare.
+//! `EQUIV_SEED` and `EQUIV_CASES` (percent of the usual number) set what runs, `EQUIV_ONLY=NUMBER`
+//! replays one case, `EQUIV_HELPER` names another program to compare.
 
+use nydus_e2e::differences::{quoted, rows};
 use nydus_e2e::generate::{Case, Words, case, join};
+use nydus_e2e::mount8::{Mount8, Version};
 use nydus_e2e::observe::{Observation, Scene, observe};
 use nydus_e2e::run::Ran;
 use nydus_e2e::stage::Stage;
 use nydus_e2e::vocabulary::{COMMON, DELIBERATE, SECRET};
-use nydus_e2e::yardstick::{Yardstick, mount8, through_mount_fuse, yardstick};
-use nydus_e2e::{not_run, programs};
-use overlay_mount::table::{DIFFERENCES, Difference, Effect, TABLE};
+use nydus_e2e::yardstick::{Yardstick, through_mount_fuse, yardstick};
+use nydus_e2e::{linux, not_run, programs};
+use overlay_mount::table::{Effect, TABLE};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -80,10 +82,12 @@ fn every_word_of_the_table_is_generated() {
 }
 
 #[test]
-fn every_deliberate_word_stands_in_the_table() {
+fn every_deliberate_option_has_a_row_in_the_table() {
+    let rows = rows("## From `mount -t overlay`");
     for word in DELIBERATE {
-        let is_row = |row: &Difference| word.starts_with(row.word.trim_end_matches('*'));
-        assert!(DIFFERENCES.iter().any(is_row), "{word}");
+        let mut options = rows.iter().flat_map(|row| quoted(&row[0]));
+        let is_it = |option: &str| word.starts_with(option.trim_end_matches('*'));
+        assert!(options.any(is_it), "{word}");
     }
 }
 
@@ -110,22 +114,25 @@ fn run(name: &str, cases: usize, caller: Caller<'_>) {
     let seed = number("EQUIV_SEED").unwrap_or(usual_seed);
     let cases = cases * number("EQUIV_CASES").unwrap_or(percent) as usize / 100;
     let only = number("EQUIV_ONLY").map(|only| only as usize);
+    let mounts = yardsticks();
     println!("equivalence {name}: EQUIV_SEED={seed}, {cases} cases");
     let next = AtomicUsize::new(only.unwrap_or(0));
     let end = only.map_or(cases, |only| only + 1);
-    let (mounted, different) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let tallies: Vec<_> = mounts.iter().map(|_| Tally::default()).collect();
+    let different = Mutex::new(BTreeMap::new());
     let worker = || {
         let stage = Stage::new();
-        let comparison = Comparison { base: stage.path(), caller };
         let base = stage.path().to_str().expect("a temporary directory");
         while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < end) {
             let case = case(seed, index as u64, base);
-            match comparison.difference(&case) {
-                Ok(did) => _ = mounted.fetch_add(usize::from(did), Ordering::Relaxed),
-                Err(why) => {
-                    let report = comparison.report(case, why);
-                    different.lock().expect("no panic in a worker").insert(index, report);
-                }
+            // Each version has cases of its own: thus a second one takes no more time.
+            let (mount, tally) = (&mounts[index % mounts.len()], &tallies[index % mounts.len()]);
+            let comparison = Comparison { base: stage.path(), caller, mount };
+            let outcome = comparison.outcome(&case);
+            tally.count(&outcome);
+            if let Outcome::Different(why) = outcome {
+                let report = comparison.report(case, why);
+                different.lock().expect("no panic in a worker").insert(index, report);
             }
         }
     };
@@ -134,38 +141,104 @@ fn run(name: &str, cases: usize, caller: Caller<'_>) {
         (0..processors).for_each(|_| _ = scope.spawn(worker));
     });
     let different = different.into_inner().expect("no panic in a worker");
-    let (mounted, count) = (mounted.into_inner(), different.len());
-    println!("equivalence {name}: {cases} cases, {mounted} mounted, {count} differ");
+    for ((_, mount), tally) in mounts.iter().zip(&tallies) {
+        let [mounted, alike, differ, unsayable] =
+            [&tally.mounted, &tally.alike, &tally.different, &tally.unsayable].map(of);
+        let compared = mounted + alike + differ;
+        println!(
+            "equivalence {name}, mount {}: {compared} cases, {mounted} mounted, {differ} differ; \
+             {unsayable} cannot be compared",
+            mount.full_version()
+        );
+        let is_rich = compared > unsayable && mounted * 5 > compared;
+        assert!(only.is_some() || is_rich, "most cases fail everywhere: nothing is shown");
+    }
     let shown = different.iter().take(10);
     let shown: String = shown.map(|(at, why)| format!("EQUIV_ONLY={at} {why}\n")).collect();
     assert!(different.is_empty(), "replay with EQUIV_SEED={seed}:\n{shown}");
-    assert!(only.is_some() || mounted * 5 > cases, "most cases fail everywhere: nothing is shown");
+}
+
+/// Those that are here and whose system calls the kernel's overlay takes.
+fn yardsticks() -> Vec<(Version, Mount8)> {
+    let versions = Version::ALL.into_iter();
+    let found = versions.filter_map(|version| Some((version, Mount8::find(version)?)));
+    // Before, fsconfig(2) takes no commas, and none of the options that add a layer.
+    let found: Vec<_> =
+        found.filter(|(version, _)| *version == Version::V2_38 || linux(6, 7)).collect();
+    if linux(6, 7) && found.len() < Version::ALL.len() {
+        not_run!("no mount of util-linux 2.41");
+    }
+    found
+}
+
+/// What came of a case.
+enum Outcome {
+    Mounted,
+    /// Nothing is mounted.
+    Alike,
+    Different(String),
+    /// This `mount(8)` cannot be asked for it.
+    Unsayable,
+}
+
+#[derive(Default)]
+struct Tally {
+    mounted: AtomicUsize,
+    alike: AtomicUsize,
+    different: AtomicUsize,
+    unsayable: AtomicUsize,
+}
+
+impl Tally {
+    fn count(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Mounted => &self.mounted,
+            Outcome::Alike => &self.alike,
+            Outcome::Different(_) => &self.different,
+            Outcome::Unsayable => &self.unsayable,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn of(counter: &AtomicUsize) -> usize {
+    counter.load(Ordering::Relaxed)
 }
 
 struct Comparison<'c> {
     base: &'c Path,
     caller: Caller<'c>,
+    mount: &'c (Version, Mount8),
 }
 
 impl Comparison<'_> {
-    /// Runs both; whether they mounted, or how they differ.
-    fn difference(&self, case: &Case) -> Result<bool, String> {
+    /// Runs both and compares what they did.
+    fn outcome(&self, case: &Case) -> Outcome {
+        let (version, mount) = self.mount;
         let target = if case.absolute { self.base.join(case.target) } else { case.target.into() };
         let (mut command, string) = (self.caller)(&case.words, &target);
+        let yardstick = match yardstick(&string, self.base, *version) {
+            Yardstick::Unsayable => return Outcome::Unsayable,
+            _ if leaves_files(case.target, *version) => Yardstick::Refused,
+            yardstick => yardstick,
+        };
         let (ours, ran) = self.look(case, false, &mut command);
-        check_output(&ran)?;
+        if let Err(why) = check_output(&ran) {
+            return Outcome::Different(why);
+        }
         let look = |mut command| self.look(case, true, &mut command).0;
-        let mount = |string: &[u8]| look(mount8(&target, string));
-        let (ours, theirs) = match yardstick(&string, self.base) {
-            // mount(8) fails too, but leaves files in the work directory.
-            _ if case.target == "file" => (ours, look(Command::new("/bin/false"))),
-            Yardstick::Refused => (ours, look(Command::new("/bin/false"))),
-            Yardstick::Same(string) => (ours, mount(&string)),
-            Yardstick::OtherForm(string) => (ours.without_form(), mount(&string).without_form()),
+        let (ours, theirs) = match yardstick {
+            Yardstick::Same(string) => (ours, look(mount.overlay(&target, &string))),
+            Yardstick::OtherForm(string) => {
+                let theirs = look(mount.overlay(&target, &string));
+                (ours.without_form(), theirs.without_form())
+            }
+            Yardstick::Refused | Yardstick::Unsayable => (ours, look(Command::new("/bin/false"))),
         };
         match ours == theirs {
-            true => Ok(ours.mounted),
-            false => Err(format!("{}{ran}", ours.differences(&theirs))),
+            true if ours.mounted => Outcome::Mounted,
+            true => Outcome::Alike,
+            false => Outcome::Different(format!("{}{ran}", ours.differences(&theirs))),
         }
     }
 
@@ -180,15 +253,25 @@ impl Comparison<'_> {
         while at < case.words.len() && case.words.len() > 1 {
             let mut fewer = case.clone();
             fewer.words.remove(at);
-            match self.difference(&fewer) {
-                Err(still) => (case, why) = (fewer, still),
-                Ok(_) => at += 1,
+            match self.outcome(&fewer) {
+                Outcome::Different(still) => (case, why) = (fewer, still),
+                _ => at += 1,
             }
         }
         let words = join(&case.words);
         let shared = if case.shared { ", in a shared mount" } else { "" };
-        format!("on {}{shared}: -o $'{}'\n{why}", case.target, words.escape_ascii())
+        let version = self.mount.0;
+        format!(
+            "on {}{shared}, mount(8) {version:?}: -o $'{}'\n{why}",
+            case.target,
+            words.escape_ascii()
+        )
     }
+}
+
+/// Where `mount(8)` fails too, but leaves files in the work directory: 2.41 opens the target last.
+fn leaves_files(target: &str, version: Version) -> bool {
+    target == "file" || target == "gone" && version == Version::V2_41
 }
 
 /// Nothing when mounted, one printable line when not, and a carried value never.

@@ -1,5 +1,6 @@
 //! The helper under the names `mount.fuse` and `mount.fuse3`.
 
+use nydus_e2e::differences::rows;
 use nydus_e2e::mounts::{Mount, mount_at};
 use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS, tool};
@@ -118,6 +119,40 @@ fn mounts_in_its_own_process() {
                 assert_eq!(mount.map(|mount| Mount { id: 0, ..mount }), expected, "{ran}");
                 front.clear();
             }
+        }
+    }
+}
+
+/// What differs from the chain, as docs/differences.md has it: what the real program hands to a
+/// helper, which is a script that prints it, and what ours mounts.
+#[test]
+fn differs_from_mount_fuse3_as_documented() {
+    let Some(real) = programs::mount_fuse3() else { return not_run!("no fuse3") };
+    for front in fronts() {
+        let printer = front.stage.join("second/nydus-overlayfs");
+        fs::write(&printer, "#!/bin/sh\nprintf '%s\\n' \"$*\"\n").expect("a script");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&printer, mode).expect("executable");
+        for (name, file) in [("a", "l1"), ("b", "l2"), ("a,user", "l2"), ("l\\", "l2")] {
+            let _ = fs::create_dir(front.stage.join(name));
+            fs::write(front.stage.join(name).join(file), "").expect("a file");
+        }
+        for row in rows("## From `mount.fuse3`") {
+            let mut chain = front.stage.command(&real);
+            chain.env("PATH", &front.path).env("LD_LIBRARY_PATH", programs::libraries());
+            let theirs = run(chain.args(row[0].split(' ')));
+            let handed_on = String::from_utf8_lossy(&theirs.stdout).trim_end().to_owned();
+            let outcome = if theirs.ok() { &*handed_on } else { "fails" };
+            assert_eq!(outcome, row[1], "{theirs}");
+            let ours = front.run(&format!("mount.fuse {}", row[0]));
+            let mount = mount_at(&front.stage.join("t")).map(|mount| mount.options);
+            let outcome = match (ours.ok(), &mount) {
+                (false, _) => "fails",
+                (true, None) => "nothing",
+                (true, Some(options)) => options,
+            };
+            assert_eq!(outcome, row[2], "{ours}");
+            front.stage.unmount_all();
         }
     }
 }

@@ -7,6 +7,7 @@
 use nydus_e2e::guest::{Disk, run_in};
 use nydus_e2e::kernels::{Results, table};
 use nydus_e2e::machines::{QEMU, kernel};
+use nydus_e2e::mount8::{Mount8, Version};
 use nydus_e2e::not_run;
 use nydus_e2e::programs::{BUILDS, libraries, mount_fuse3, ours, tool};
 use nydus_e2e::run::{run, run_for};
@@ -232,6 +233,9 @@ fn with_programs(directory: &Path) -> Option<Disk> {
         return None;
     };
     disk.program_as(&mount, Path::new("/usr/bin/mount"));
+    // Equivalence finds them where they are here.
+    let yardsticks = Version::ALL.into_iter().filter_map(Mount8::find);
+    yardsticks.flat_map(|mount| mount.files()).for_each(|file| disk.copy(&file, &file));
     BUILDS.into_iter().for_each(|build| disk.program(&ours(build)));
     disk.program(&fuse3);
     for path in ["erofs-utils/usr/bin/mkfs.erofs", "fuse-overlayfs/usr/bin/fuse-overlayfs"] {

@@ -2,13 +2,13 @@
 //!
 //! `SELINUX_POLICY` names a compiled policy, which is loaded here if none is yet.
 
+use nydus_e2e::mount8::{Mount8, Version};
 use nydus_e2e::mounts::mount_at;
 use nydus_e2e::not_run;
 use nydus_e2e::observe::{Scene, observe};
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
-use nydus_e2e::yardstick::mount8;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -64,6 +64,7 @@ fn compare(when: &str, expected: impl Fn(bool) -> bool) {
         let scene = Scene { base: stage.path(), shared: false, plain: false };
         observe(scene, &mut command).expect("a tree to mount in")
     };
+    let mount = Mount8::find(Version::V2_38).expect("the host's at least");
     let names = tempfile::tempdir().expect("a directory");
     let mut wrong = String::new();
     for build in BUILDS {
@@ -73,7 +74,7 @@ fn compare(when: &str, expected: impl Fn(bool) -> bool) {
         std::os::unix::fs::symlink(&helper, &front).expect("a link");
         for (words, taken) in TABLE {
             let options = format!("{LAYERS},{words}");
-            let (theirs, said) = look(mount8(Path::new("m"), options.as_bytes()));
+            let (theirs, said) = look(mount.overlay(Path::new("m"), options.as_bytes()));
             if theirs.mounted != expected(taken) {
                 wrong += &format!("{when}: {words} {said}\n");
             }
