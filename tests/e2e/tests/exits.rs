@@ -11,7 +11,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const MAN: &str = include_str!("../../../man/nydus-overlayfs.8");
@@ -184,7 +184,7 @@ fn closed_pipes_change_no_exit_code() {
     }
 }
 
-fn unread(stage: &Stage, program: &PathBuf, line: &str, code: i32, descriptors: &'static [i32]) {
+fn unread(stage: &Stage, program: &Path, line: &str, code: i32, descriptors: &'static [i32]) {
     let mut command = command(stage, program, "real");
     close_reader(command.args(line.split(' ')), descriptors);
     let ran = run(&mut command);
