@@ -143,11 +143,6 @@ const TABLE: &[(&str, u8, &str)] = &[
     ),
     ("lowerdir=@overlay2:@l1", 32, "lower layer 1 of 2 '@overlay2' … stack … invalid argument"),
     (
-        "lowerdir=@l1:@overlay2,nfs_export=on,index=off",
-        32,
-        "lower layer 2 of 2 '@overlay2' … stack … invalid argument",
-    ),
-    (
         "lowerdir=@overlay2,upperdir=@u,workdir=@w",
         32,
         "lower layer 1 of 1 '@overlay2' … stack … invalid argument",
@@ -183,7 +178,7 @@ const TABLE: &[(&str, u8, &str)] = &[
         32,
         "nfs_export=on … index=off … invalid argument",
     ),
-    // What would conflict without the last word of its kind, or without an upper directory.
+    // Not every option that others would exclude is why.
     (
         "lowerdir=@l1:@missing,userxattr,redirect_dir=on",
         32,

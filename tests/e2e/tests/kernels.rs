@@ -18,11 +18,12 @@ use std::process::Command;
 use std::sync::Mutex;
 
 /// Those of the helper, and seconds that they may take in a guest whose processor is emulated.
-const TIERS: [(&str, u32); 12] = [
+const TIERS: [(&str, u32); 13] = [
     ("plan", 300),
     ("idmap", 300),
     ("invocation", 300),
-    ("errors", 300),
+    ("errors", 600),
+    ("reasons", 600),
     ("secrets", 200),
     ("layers", 600),
     ("read_only", 600),

@@ -1,11 +1,12 @@
 //! The reason that is named is this mount's own, whoever else fails beside it.
 
 use nix::errno::Errno;
+use nydus_e2e::linux;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::run;
 use nydus_e2e::seccomp::refuse;
 use nydus_e2e::stage::Stage;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::process::Command;
@@ -141,5 +142,63 @@ fn messages_of_any_length() {
         let reason = "not supported as upperdir: invalid argument\n";
         assert!(ran.code() == Some(32) && said.ends_with(reason), "{ran}");
         assert!(said.contains(&format!("upperdir={upper}'")), "{ran}");
+    }
+}
+
+/// So is what it says of an option with a long value.
+#[test]
+fn options_of_any_length() {
+    for (build, length) in BUILDS.into_iter().flat_map(|build| [(build, 300), (build, 3_000)]) {
+        let stage = stage();
+        let options = format!("lowerdir=l1:l2,foo={}", "x".repeat(length));
+        let ran = run(&mut helper(&stage, build, &options));
+        assert!(ran.code() == Some(32), "{ran}");
+        assert!(ran.tells("option 'foo=x … Unknown parameter 'foo': invalid argument"), "{ran}");
+    }
+}
+
+/// Options that exclude each other in other mounts, or in older kernels, are not why this one
+/// fails: without them it would fail, too.
+#[test]
+fn options_that_do_not_conflict() {
+    const UPPER: &str = "upperdir=u,workdir=w";
+    let mut table = vec![
+        "nfs_export=on,index=off".to_owned(),
+        "nfs_export=on,metacopy=on".to_owned(),
+        "metacopy=on,redirect_dir=off".to_owned(),
+        "metacopy=on,redirect_dir=follow".to_owned(),
+        format!("{UPPER},metacopy=on,redirect_dir=nofollow,redirect_dir=on"),
+        format!("{UPPER},index=off,nfs_export=on,nfs_export=off"),
+    ];
+    if linux(6, 16) {
+        table.push(format!("{UPPER},userxattr,verity=on"));
+        table.push(format!("{UPPER},verity=on,metacopy=off"));
+    }
+    for (build, more) in BUILDS.into_iter().flat_map(|build| table.iter().map(move |m| (build, m)))
+    {
+        let stage = stage();
+        let ran = run(&mut helper(&stage, build, &format!("lowerdir=l1:l2,{more}")));
+        assert!(ran.ok(), "{ran}");
+        unmount(stage.join("t"), UnmountFlags::empty()).expect("the overlay");
+        let ran = run(&mut helper(&stage, build, &format!("lowerdir=l1:stacked,{more}")));
+        let reason = "lower layer 2 of 2 'stacked' … stack … : invalid argument\n";
+        assert!(ran.code() == Some(32) && ran.tells(reason), "{ran}");
+    }
+}
+
+/// `nydus-slice check` sees an overlap through a bind mount as the kernel does.
+#[test]
+fn check_names_both_layers_that_overlap() {
+    let stage = Stage::with(&["x/y", "z", "t"]);
+    mount_bind(stage.join("x/y"), stage.join("z")).expect("a bind mount");
+    for layers in ["x:z", "z:x"] {
+        let options = format!("lowerdir={layers}");
+        let ran =
+            run(stage.command(programs::ours("nydus-slice")).args(["check", "-o", &options, "t"]));
+        let shown = String::from_utf8_lossy(&ran.stdout).into_owned() + &ran.said();
+        assert!(
+            !ran.ok() && ["'x'", "'z'", "overlaps"].iter().all(|text| shown.contains(text)),
+            "{ran}"
+        );
     }
 }

@@ -50,6 +50,8 @@ const TABLE: &[Row] = &[
     ("invocation", "every way to call the helper", When::Always, How::EndToEnd, 300),
     ("plan", "which way is taken, and its calls", When::Always, How::EndToEnd, 300),
     ("errors", "every mistake names its culprit", When::Always, How::EndToEnd, 300),
+    ("reasons", "a reason is this mount's own", When::Always, How::EndToEnd, 600),
+    ("exits", "each exit code; output that nobody reads", When::Always, How::EndToEnd, 300),
     ("secrets", "carried values are shown nowhere", When::Always, How::EndToEnd, 300),
     ("layers", "1 to 501 layers, nasty paths", When::Always, How::EndToEnd, 600),
     ("read_only", "a second mount, to look only", When::Always, How::EndToEnd, 300),
