@@ -101,14 +101,15 @@ fn is_of_superblock(word: &[u8]) -> bool {
         || matches!(name, b"lazytime" | b"nolazytime")
 }
 
-/// Whether no option for layers or propagation is given twice: 2.41 drops the first, or forgets
-/// that there is one.
+/// Whether no option for layers and no type of propagation is given twice: 2.41 drops the first
+/// of two layers, and forgets that there is a type or takes the last.
 fn is_distinct(words: &[Vec<u8>]) -> bool {
-    let counts =
-        |word: &&Vec<u8>| is_list(word) || key(word) == b"lowerdir" || is_propagation(word);
-    let mut words: Vec<_> = words.iter().filter(counts).map(|word| bare(word)).collect();
-    words.sort_unstable();
-    words.windows(2).all(|pair| pair[0] != pair[1])
+    let layers = words.iter().filter(|word| is_list(word) || key(word) == b"lowerdir");
+    let types = words.iter().filter(|word| is_propagation(word)).map(|word| bare(word));
+    let types = types.map(|word| word.strip_prefix(b"r").unwrap_or(word));
+    let mut all: Vec<_> = layers.map(|word| bare(word)).chain(types).collect();
+    all.sort_unstable();
+    all.windows(2).all(|pair| pair[0] != pair[1])
 }
 
 /// Without a value that is empty.
@@ -202,6 +203,7 @@ mod tests {
             ("noatime,lowerdir=a,relatime", same("lowerdir=a,noatime")),
             ("noatime,lowerdir=a,atime,relatime", same("noatime,lowerdir=a,atime,relatime")),
             ("private,shared,private", Yardstick::Unsayable),
+            ("private,shared,rprivate", Yardstick::Unsayable),
             ("user,nouser,lowerdir=a", same("user,lowerdir=a")),
             ("lowerdir=a\\\\,lowerdir=b", Yardstick::Unsayable),
             ("lowerdir+=a\\,b", Yardstick::Unsayable),
