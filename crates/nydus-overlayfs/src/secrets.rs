@@ -1,9 +1,10 @@
 //! Blanks the values of carried options, so that `/proc/PID/cmdline` does not show them.
 
-use overlay_mount::table::{Effect, effect};
 use overlay_mount::words::{key_value, ranges};
+use slice_names::secret_start;
 
-/// Overwrites the value of each carried option in `options`, the value of one `-o`.
+/// Overwrites the value of each carried option in `options`, the value of one `-o`; of misspelt
+/// ones too, which the kernel refuses whatever their value is.
 pub fn blank(options: &mut [u8]) {
     let mut done = 0;
     while let Some((start, end)) = next_carried_value(options, done) {
@@ -12,13 +13,12 @@ pub fn blank(options: &mut [u8]) {
     }
 }
 
-fn next_carried_value(argument: &[u8], from: usize) -> Option<(usize, usize)> {
-    let word = ranges(&argument[from..]).find(|word| {
-        let word = &argument[from + word.start..from + word.end];
-        effect(word) == Some(Effect::Carried) && key_value(word).1.is_some()
-    })?;
-    let key = key_value(&argument[from + word.start..from + word.end]).0.len();
-    Some((from + word.start + key + 1, from + word.end))
+fn next_carried_value(options: &[u8], from: usize) -> Option<(usize, usize)> {
+    ranges(&options[from..]).find_map(|word| {
+        let (start, end) = (from + word.start, from + word.end);
+        let value = key_value(&options[start..end]).0.len() + 1;
+        (secret_start(&options[start..end]) == Some(value)).then_some((start + value, end))
+    })
 }
 
 #[cfg(test)]
@@ -33,6 +33,7 @@ mod tests {
             ("overlay", "overlay"),
             ("extraoption=abc", "extraoption=***"),
             ("extraoption=", "extraoption="),
+            ("ExtraOptions=a,x-extraoption=b", "ExtraOptions=*,x-extraoption=*"),
             ("extraoption", "extraoption"),
             ("lowerdir=/a,extraoption=a=,dev", "lowerdir=/a,extraoption=**,dev"),
             (

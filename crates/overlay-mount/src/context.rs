@@ -89,7 +89,12 @@ fn set_word<K: Kernel>(
         b"lowerdir+" | b"datadir+" => {
             set_path(kernel, context, name.as_c_str(), PathBuf::of(value))
         }
-        _ => Err(Errno::INVAL),
+        // It would be cut; the kernel may have more to say of the option.
+        _ => {
+            let cut = value.get(..FSCONFIG_VALUE_MAX).and_then(Text::of).ok_or(Errno::INVAL)?;
+            kernel.fsconfig_set_string(context, name.as_c_str(), cut.as_c_str())?;
+            Err(Errno::INVAL)
+        }
     }
 }
 

@@ -117,7 +117,8 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         let _ = self.words_of_context(&options)
             || self.by_errno(&options, errno)
             || self.kernel_log(&options)
-            || errno == Errno::INVAL && self.stacked_too_deep(&options)
+            || errno == Errno::INVAL
+                && (self.stacked_too_deep(&options) || self.conflicting(&options))
             || self.too_long(&options);
         errno
     }
@@ -164,16 +165,13 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
                     return false;
                 }
             }
-            Errno::INVAL => {
-                let Some([one, other]) = conflict(options) else { return false };
-                line.text(": options ").quoted(one).text(" and ").quoted(other);
-                line.text(" exclude each other");
-            }
             Errno::BUSY => {
-                let upper = options.upper_as_layer().or_else(|| options.last(b"upperdir"));
-                let Some(upper) = upper else { return false };
-                line.text(": upperdir ").quoted(upper).text(" or its workdir is in use by another");
-                line.text(" overlay mount, which index=on and nfs_export=on do not allow");
+                line.text(": ");
+                if let Some(upper) = options.upper_as_layer().or_else(|| options.last(b"upperdir"))
+                {
+                    line.text("upperdir ").quoted(upper).text(", its workdir or ");
+                }
+                line.text("a lower layer is in use by another overlay mount, which index=on does not allow");
             }
             Errno::STALE => {
                 let Some(upper) = options.last(b"upperdir") else { return false };
@@ -235,6 +233,14 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         };
         layer.describe(self.line.text(": "));
         self.line.text(" is on a file system that is stacked already: the kernel stacks at most 2");
+        true
+    }
+
+    /// The kernel logs these, but with values of its own, and the log may not be ours to read.
+    fn conflicting(&mut self, options: &Options<'a, W>) -> bool {
+        let Some([one, other]) = conflict(options) else { return false };
+        self.line.text(": options ").quoted(one).text(" and ").quoted(other);
+        self.line.text(" exclude each other");
         true
     }
 

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use crate::inspect::directories;
 use crate::options::{Options, Words};
+use crate::words::key_value;
 
 /// The log, from when it was opened.
 pub(crate) struct KernelLog(OwnedFd);
@@ -84,6 +85,7 @@ pub(crate) fn names_only_ours<'a, W: Words<'a>>(text: &[u8], options: &Options<'
     let mut named = false;
     for word in options.kept() {
         named |= blank_out(rest, word);
+        named |= blank_out(rest, key_value(word).0);
     }
     for directory in directories(options) {
         named |= blank_out(rest, directory.path);
@@ -176,6 +178,8 @@ mod tests {
             ("overlayfs: failed to resolve 'c': -2", false),
             ("overlayfs: failed to create directory /w:2/work (errno: 5)", false),
             ("overlayfs: a b c", false),
+            ("overlay: Unknown parameter 'metacopy'", true),
+            ("overlay: Unknown parameter 'index'", false),
             ("overlayfs: maximum fs stacking depth exceeded", false),
             ("overlayfs: upperdir is in-use as upperdir/workdir of another mount", false),
             ("overlayfs: \"xino=on\" is useless", false),
