@@ -261,7 +261,7 @@ fn help_is_whole() {
         assert!(!output.contains("stderr: ") && !output.contains("extraoption=..."), "{output}");
         assert!(output.ends_with("exit status: 0\n"), "{output}");
     }
-    assert!(run(directory.path(), "--help", "").contains("best given on standard input"));
+    assert!(run(directory.path(), "--help", "").contains("Pass the options on standard input"));
 }
 
 #[test]

@@ -116,9 +116,9 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         }
         let _ = self.words_of_context(&options)
             || self.by_errno(&options, errno)
+            || errno == Errno::INVAL && self.stacked_too_deep(&options)
             || self.kernel_log(&options)
-            || errno == Errno::INVAL
-                && (self.stacked_too_deep(&options) || self.conflicting(&options))
+            || errno == Errno::INVAL && self.conflicting(&options)
             || self.too_long(&options);
         errno
     }
@@ -166,12 +166,17 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
                 }
             }
             Errno::BUSY => {
-                line.text(": ");
-                if let Some(upper) = options.upper_as_layer().or_else(|| options.last(b"upperdir"))
-                {
-                    line.text("upperdir ").quoted(upper).text(", its workdir or ");
+                let layer = directories(options)
+                    .filter(|layer| layer.role != Role::Work)
+                    .find(|layer| fails_alone(layer, IN_USE) == Some(Errno::BUSY));
+                match (layer, options.last(b"upperdir")) {
+                    (Some(layer), _) => layer.describe(line.text(": ")),
+                    (None, Some(upper)) => {
+                        line.text(": upperdir ").quoted(upper).text(" or its workdir");
+                    }
+                    (None, None) => return false,
                 }
-                line.text("a lower layer is in use by another overlay mount, which index=on does not allow");
+                line.text(" is in use by another overlay mount, which index=on does not allow");
             }
             Errno::STALE => {
                 let Some(upper) = options.last(b"upperdir") else { return false };
@@ -217,17 +222,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             let kind = layer.role != Role::Work;
             kind && matches!(layer.file_system(), Some("overlay" | "ecryptfs" | "erofs" | "fuse"))
         };
-        let too_deep = |layer: &Directory<'_>| {
-            let mut data = Data::new();
-            let put =
-                [b"lowerdir=", layer.path, b":/proc"].into_iter().try_for_each(|p| data.push(p));
-            let mount = || {
-                let empty = detached(&Linux, c"tmpfs")?;
-                Linux.move_mount(&empty, &Linux.openat(None, c"/proc", DIRECTORY)?)?;
-                Linux.mount(c"overlay", c"/", ms::RDONLY, data.as_c_str())
-            };
-            put.is_some() && in_child(mount).is_some_and(|(_, errno)| errno == Some(Errno::INVAL))
-        };
+        let too_deep = |layer: &Directory<'_>| fails_alone(layer, b"") == Some(Errno::INVAL);
         let Some(layer) = directories(options).filter(on_others).find(too_deep) else {
             return false;
         };
@@ -256,6 +251,24 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         }
         true
     }
+}
+
+/// Options that have the kernel look whether a layer is the upper or work directory of a mount.
+const IN_USE: &[u8] = b",index=on,nfs_export=on,redirect_dir=nofollow";
+
+/// The error with which a read-only overlay of an empty directory and `layer` fails, in a child
+/// process: it writes nowhere.
+fn fails_alone(layer: &Directory<'_>, more: &[u8]) -> Option<Errno> {
+    let mut data = Data::new();
+    data.push(b"lowerdir=/proc:")?;
+    layer.push_as_layer(&mut data)?;
+    data.push(more)?;
+    let mount = || {
+        let empty = detached(&Linux, c"tmpfs")?;
+        Linux.move_mount(&empty, &Linux.openat(None, c"/proc", DIRECTORY)?)?;
+        Linux.mount(c"overlay", c"/", ms::RDONLY, data.as_c_str())
+    };
+    in_child(mount)?.1
 }
 
 /// Does `action` in a child process with a mount namespace of its own. Its process id, and with

@@ -6,8 +6,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::LAYERS_MAX;
-use crate::buf::{Line, PathBuf};
-use crate::layers::{BadList, check, layers, unescape};
+use crate::buf::{Data, Line, PathBuf};
+use crate::layers::{BadList, check, layers, push_as_layer, unescape};
 use crate::mountinfo::path_in_file_system;
 use crate::options::{Options, Words, value_of};
 use crate::words::key_value;
@@ -72,6 +72,14 @@ impl Directory<'_> {
         if self.escaped { unescape(self.path) } else { PathBuf::of(self.path) }
     }
 
+    /// Appends it as one layer of a `lowerdir=` value; `None` if it does not fit or cannot be said.
+    pub(crate) fn push_as_layer(&self, data: &mut Data) -> Option<()> {
+        let special = |byte: &u8| b"\\:,".contains(byte);
+        let can_be_said = self.escaped || !self.path.iter().any(special);
+        can_be_said.then_some(())?;
+        push_as_layer(data, self.path)
+    }
+
     fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = self.unescaped().ok_or(Errno::NAMETOOLONG)?;
         rustix::fs::openat(CWD, path.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
@@ -130,9 +138,9 @@ impl Problem<'_> {
             Self::TooMany(count, with_upper) => {
                 line.number(*count).text(" lower layers");
                 if *with_upper {
-                    line.text(", with the upper directory of a read-only mount as the topmost");
+                    line.text(" with the upper directory of a read-only mount as the topmost");
                 }
-                line.text("; overlayfs takes at most ").number(LAYERS_MAX);
+                line.text(", overlayfs takes at most ").number(LAYERS_MAX);
                 return;
             }
             Self::BadList(BadList::LeadingColon) => "lowerdir: a colon before the first layer",

@@ -171,6 +171,11 @@ impl<'a, W: Words<'a>> Options<'a, W> {
         self.kept().filter_map(|word| value_of(word, key)).last()
     }
 
+    /// Whether no later option for the kernel has the key of `word`, which is one of them.
+    pub(crate) fn is_last(&self, word: &[u8]) -> bool {
+        !is_replaced(word, self.kept())
+    }
+
     /// Puts the options for the kernel into `data` for one `mount(2)`; `None` if they do not fit,
     /// or cannot be said there.
     pub(crate) fn put_into<const N: usize>(&self, data: &mut CBuf<N>) -> Option<()> {
@@ -199,7 +204,8 @@ pub(crate) fn value_of<'a>(word: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     word.strip_prefix(key)?.strip_prefix(b"=")
 }
 
-/// Whether a later option has the same key: of those of SELinux, libmount keeps the last one.
+/// Whether a later option of `words` has the same key. Of the options for SELinux, libmount keeps
+/// the last one.
 #[cold]
 fn is_replaced<'a>(word: &[u8], words: impl Words<'a>) -> bool {
     let key = key_value(word).0;

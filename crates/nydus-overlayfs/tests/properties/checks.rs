@@ -149,16 +149,12 @@ fn assert_blanked(before: &[u8], after: &[u8]) {
     assert_eq!(after.escape_ascii().to_string(), expected.escape_ascii().to_string());
 }
 
-/// In any case, and with more behind it that a name may have.
+/// In any case, with whatever before it, and with more behind it that a name may have.
 fn is_carried(key: &[u8]) -> bool {
     let key = String::from_utf8_lossy(key).to_ascii_lowercase();
-    let mut rests = ["extraoption", "io.katacontainers.volume"].iter();
-    rests.any(|name| {
-        let more = key.strip_prefix(name);
-        more.is_some_and(|more| {
-            more.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
-        })
-    })
+    let is_name = |rest: &str| rest.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    let mut names = ["extraoption", "io.katacontainers.volume"].iter();
+    names.any(|name| key.match_indices(name).any(|(at, _)| is_name(&key[at + name.len()..])))
 }
 
 fn layers_are_what_stands_between_colons(data: &[u8]) {
