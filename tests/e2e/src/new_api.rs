@@ -21,6 +21,10 @@ pub(crate) fn yardstick(mut words: Words, may_begin_nameless: bool, base: &Path)
     words.retain(|word| at.next() < Some(first) || !word.starts_with(b"="));
     // They clear nothing in 2.38.
     words.retain(|word| !matches!(bare(word), b"nouser" | b"nousers" | b"noowner" | b"nogroup"));
+    if words.iter().any(|word| bare(word) == b"user") {
+        // With a name it implies nothing, but 2.41 looks at the first one only.
+        words.retain(|word| key(word) != b"user" || bare(word) == b"user");
+    }
     let renamed = words.iter().any(|word| word.contains(&LETTER));
     let shared = words.iter().any(|word| is_propagation(word));
     let total = join(&words).len();
@@ -34,7 +38,7 @@ pub(crate) fn yardstick(mut words: Words, may_begin_nameless: bool, base: &Path)
             word.insert(0, LETTER);
         }
     }
-    if words.iter().any(|word| is_list(word) && has(word, b"\\,")) || !is_distinct(&words) {
+    if words.iter().any(|word| is_list(word) && has(word, b"\\,")) {
         return Yardstick::Unsayable;
     }
     let escapes = words.iter().any(|word| has(word, b"\\,"));
@@ -46,8 +50,8 @@ pub(crate) fn yardstick(mut words: Words, may_begin_nameless: bool, base: &Path)
         one_by_one(&mut words);
         words.iter_mut().for_each(|word| *word = without_base(word, base));
     }
-    let swallows_next = |word: &Vec<u8>| ends_in_backslash(word);
-    if words.iter().rev().skip(1).any(swallows_next) || words.iter().any(|word| is_too_long(word)) {
+    let swallows_next = words.iter().rev().skip(1).any(|word| ends_in_backslash(word));
+    if swallows_next || words.iter().any(|word| is_too_long(word)) || !is_distinct(&words) {
         return Yardstick::Unsayable;
     }
     match renamed || shared || escapes || is_long || total > WHOLE {
@@ -205,6 +209,8 @@ mod tests {
             ("private,shared,private", Yardstick::Unsayable),
             ("private,shared,rprivate", Yardstick::Unsayable),
             ("user,nouser,lowerdir=a", same("user,lowerdir=a")),
+            ("user=joe,user=,lowerdir=a", same("user=,lowerdir=a")),
+            ("user=joe,lowerdir=a", same("user=joe,lowerdir=a")),
             ("lowerdir=a\\\\,lowerdir=b", Yardstick::Unsayable),
             ("lowerdir+=a\\,b", Yardstick::Unsayable),
             ("ro,upperdir=u\\,2,lowerdir+=a", same("ro,lowerdir+=u\\,2,lowerdir+=a")),
