@@ -259,8 +259,10 @@ impl Containerd {
         self.directory.join("containerd.sock")
     }
 
+    /// Named by the stage, too: process ids are those of a namespace, control groups the machine's.
     fn cgroup(&self) -> String {
-        format!("nydus-e2e-{}", self.service.pid().as_raw_pid())
+        let stage = self.directory.parent().and_then(Path::file_name).unwrap_or_default();
+        format!("nydus-e2e-{}-{}", stage.to_string_lossy(), self.service.pid().as_raw_pid())
     }
 
     async fn channel(&self) -> Result<Channel, Status> {
