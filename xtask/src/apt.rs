@@ -2,10 +2,13 @@
 //! our own: neither the host's lists nor its packages change. Signatures are verified.
 
 use crate::cmd::Cmd;
-use anyhow::{Context, Result, anyhow};
+use crate::ui;
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::geteuid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 const PUBLIC_MIRROR: &str = "http://deb.debian.org/debian";
 
@@ -92,14 +95,24 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
     if std::env::split_paths(&path).any(|dir| dir.join(program).exists()) {
         return Ok(());
     }
-    println!("  {program} is missing: installing {package} with apt-get");
+    ensure!(geteuid().is_root(), "{program} is missing: install {package}");
+    install(package)
+}
+
+/// Installs `package` on this machine.
+pub(crate) fn install(package: &str) -> Result<()> {
+    /// One at a time: apt-get does not wait for another.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock();
     let apt = |verb: &str| {
         let mut apt = Cmd::new(&format!("apt-{verb}"), 600, "apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-y", verb]);
         apt
     };
-    apt("update").run()?;
-    apt("install").args(["--no-install-recommends", package]).run()
+    ui::step(&format!("apt-get install {package}"), || {
+        apt("update").run()?;
+        apt("install").args(["--no-install-recommends", package]).run()
+    })
 }
 
 /// The host's own mirrors of Debian, then the public one.

@@ -72,6 +72,10 @@ impl Cmd {
         &self.log
     }
 
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Runs it to its end or to its time limit.
     pub(crate) fn end(&mut self) -> Result<End> {
         if !self.shown {

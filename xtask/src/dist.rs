@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: the release binaries and their packages, in target/dist.
+//! `cargo xtask dist`: the release binaries and their packages, in target/dist. Tests make do with
+//! less: see [`for_tests`].
 
 use crate::cmd::{self, Cmd};
 use crate::{package, paths, ui};
@@ -76,34 +77,86 @@ const BINARIES: &[Binary] = &[
     },
 ];
 
+const START_AND_PANIC: &[&str] =
+    if cfg!(target_arch = "x86_64") { &["--features", "freestanding,panic"] } else { PANIC };
+const PANIC: &[&str] = &["--features", "panic"];
+
+/// The helper with a panic put in, to show how that ends.
+const PANICS: &[Binary] = &[
+    Binary {
+        name: "nydus-overlayfs-panic",
+        package: "nydus-overlayfs",
+        bin: "nydus-overlayfs",
+        args: START_AND_PANIC,
+        profile: "release",
+        apart: false,
+    },
+    Binary {
+        name: "nydus-overlayfs-std-panic",
+        package: "nydus-overlayfs",
+        bin: "nydus-overlayfs",
+        args: PANIC,
+        profile: "release",
+        apart: true,
+    },
+];
+
 /// Builds all of them, then packs those that people get.
 pub(crate) fn run() -> Result<()> {
-    let commit = commit();
     fs::create_dir_all(paths::dist())?;
-    for binary in BINARIES {
-        ui::step(&format!("build {}", binary.name), || build(binary, &commit))?;
-    }
-    package::run()
+    BINARIES.iter().try_for_each(|binary| build(binary, &paths::dist()))?;
+    package::run(&paths::dist())
 }
 
-fn build(binary: &Binary, commit: &str) -> Result<()> {
-    let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
-    cargo.args(["build", "--locked", "--profile", binary.profile, "--package", binary.package]);
-    cargo.args(["--bin", binary.bin]).args(binary.args).env("NYDUS_COMMIT", commit);
-    cargo.env("SOURCE_DATE_EPOCH", time().to_string());
-    let mut target_dir = cargo_target()?;
-    if binary.apart {
-        let host = host()?;
-        target_dir = target_dir.join("std");
-        // With the target named, the flags are not used for build scripts and macros.
-        cargo.args(["--target", &host]).env("CARGO_ENCODED_RUSTFLAGS", flags());
-        cargo.arg("--target-dir").arg(&target_dir).run()?;
-        target_dir.push(host);
-    } else {
-        cargo.run()?;
+/// The helper's two builds as they are released, in `dist`: what it is measured and tested by is
+/// how it is linked.
+pub(crate) fn helper(dist: &Path) -> Result<()> {
+    fs::create_dir_all(dist)?;
+    let mut helpers = BINARIES.iter().filter(|binary| binary.package == "nydus-overlayfs");
+    helpers.try_for_each(|binary| build(binary, dist))
+}
+
+/// The same two with a panic put in.
+pub(crate) fn helper_that_panics(dist: &Path) -> Result<()> {
+    fs::create_dir_all(dist)?;
+    PANICS.iter().try_for_each(|binary| build(binary, dist))
+}
+
+/// Puts programs that cargo has built with the tests into `dist`, beside the helper. Those that are
+/// released are optimized as a whole, which takes a quarter of an hour and changes nothing that a
+/// test sees.
+pub(crate) fn for_tests<'a>(
+    programs: impl IntoIterator<Item = (&'a str, &'a Path)>,
+    dist: &Path,
+) -> Result<()> {
+    for (name, program) in programs {
+        let stripped = dist.join(format!("{name}.stripped"));
+        let mut strip = Cmd::new("strip", 60, "strip");
+        strip.arg("-o").arg(&stripped).arg(program).run()?;
+        fs::rename(&stripped, dist.join(name)).with_context(|| format!("cannot write {name}"))?;
     }
-    let directory = if binary.profile == "dev" { "debug" } else { binary.profile };
-    install(&target_dir.join(directory).join(binary.bin), &paths::dist().join(binary.name))
+    Ok(())
+}
+
+fn build(binary: &Binary, dist: &Path) -> Result<()> {
+    ui::step(&format!("build {}", binary.name), || {
+        let mut cargo = Cmd::new(&format!("build-{}", binary.name), 1200, cmd::cargo());
+        cargo.args(["build", "--locked", "--profile", binary.profile, "--package", binary.package]);
+        cargo.args(["--bin", binary.bin]).args(binary.args).env("NYDUS_COMMIT", commit());
+        cargo.env("SOURCE_DATE_EPOCH", time().to_string());
+        let mut target_dir = cargo_target()?;
+        if binary.apart {
+            let host = host()?;
+            target_dir = target_dir.join("std");
+            // With the target named, the flags are not used for build scripts and macros.
+            cargo.args(["--target", &host]).env("CARGO_ENCODED_RUSTFLAGS", flags());
+            cargo.arg("--target-dir").arg(&target_dir);
+            target_dir.push(host);
+        }
+        cargo.run()?;
+        let directory = if binary.profile == "dev" { "debug" } else { binary.profile };
+        install(&target_dir.join(directory).join(binary.bin), &dist.join(binary.name))
+    })
 }
 
 /// Copies beside and renames: a program that runs meanwhile keeps its file.
@@ -119,9 +172,12 @@ pub(crate) fn cargo_target() -> Result<PathBuf> {
     Ok(paths::root().join(set.unwrap_or_else(paths::target)))
 }
 
+/// For programs that need no shared library.
+pub(crate) const STATIC: &str = "-Ctarget-feature=+crt-static";
+
 /// For static programs that do not name the directories in which they were built.
 fn flags() -> String {
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut flags = vec![STATIC.to_owned()];
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     flags.extend(paths::cargo_home().map(|home| remap(&home, "/cargo")));
     flags.push(remap(paths::root(), "."));

@@ -7,6 +7,7 @@ mod cmd;
 mod debootstrap;
 mod demo;
 mod dist;
+mod lint;
 mod package;
 mod paths;
 mod sandbox;
@@ -44,8 +45,10 @@ enum Task {
     Bench(bench::Options),
     #[command(hide = true)]
     BenchInside(bench::Options),
-    /// Run the tests, by tiers; what CI runs
+    /// Run the tests, by tiers
     Test(test::Options),
+    /// What CI runs: formatting, lints, documentation and the tests
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::BenchInside(options) => bench::inside(&options),
         Task::Test(options) => test::run(&options),
+        Task::Ci => test::ci(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

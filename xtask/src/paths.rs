@@ -17,6 +17,11 @@ pub(crate) fn dist() -> PathBuf {
     from_env("NYDUS_DIST", "dist")
 }
 
+/// The helper as released, and the other programs as the tests are built.
+pub(crate) fn test_dist() -> PathBuf {
+    target().join("test-dist")
+}
+
 /// Programs of others, one folder each.
 pub(crate) fn tools() -> PathBuf {
     from_env("NYDUS_TOOLS", "tools")

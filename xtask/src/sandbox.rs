@@ -2,6 +2,7 @@
 //! mount and no process behind.
 
 use crate::cmd::{Cmd, End};
+use crate::paths;
 use rustix::process::geteuid;
 use std::ffi::OsStr;
 
@@ -39,6 +40,20 @@ impl Sandbox {
         }
         let mut cmd = Cmd::new(name, limit, words[0]);
         cmd.args(&words[1..]).arg("--").arg(program);
+        cmd
+    }
+
+    /// The same with a loopback device of its own and no other network, so that a port is only
+    /// taken by those that run in it. Without a busybox to bring the device up, the host's network
+    /// stays.
+    pub(crate) fn offline(self, name: &str, limit: u64, program: impl AsRef<OsStr>) -> Cmd {
+        let busybox = paths::tools().join("busybox/bin/busybox");
+        if self == Self::None || !busybox.exists() {
+            return self.cmd(name, limit, program);
+        }
+        let mut cmd = self.cmd(name, limit, "unshare");
+        cmd.args(["--net", "sh", "-c", "\"$0\" ip link set lo up && exec \"$@\""]);
+        cmd.arg(busybox).arg(program);
         cmd
     }
 }

@@ -7,14 +7,14 @@ use crate::client::{Client, IMAGE_REF, Labels};
 use crate::image::{self, Image, Rafs};
 use crate::mounts::mounts;
 use crate::proxy::{Fault, Proxy};
-use crate::registry::Registry;
+use crate::registry::{Registry, free_address};
 use crate::run::{Ran, run};
 use crate::snapshotter::{Snapshotter, Which};
 use crate::stage::Stage;
 use crate::{not_run, programs, rootfs, service};
 use containerd_proto::snapshots::Mount;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -242,12 +242,6 @@ impl Node {
         let found = names_in(&root.join("snapshots"));
         assert_eq!(found.len(), directories, "{found:?}\n{}", said());
     }
-}
-
-/// An address that nobody listens at now.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 /// Names of what is in a directory; none if it is not there.

@@ -265,9 +265,12 @@ impl Containerd {
     }
 
     /// The control group of its containers, which goes when it ends: `/NAME/ID`. As a namespace of
-    /// containerd, this name puts containers there that are started without `--cgroup`.
+    /// containerd, this name puts containers there that are started without `--cgroup`. The stage's
+    /// name is in it: process ids are those of a namespace, control groups the machine's.
     pub fn cgroup(&self) -> String {
-        format!("nydus-e2e-{}", self.service.pid().as_raw_pid())
+        let stage = self.directory.parent().and_then(Path::file_name).unwrap_or_default();
+        let stage = stage.to_string_lossy().replace('.', "");
+        format!("nydus-e2e-{stage}-{}", self.service.pid().as_raw_pid())
     }
 
     async fn channel(&self) -> Result<Channel, Status> {

@@ -1,5 +1,6 @@
 //! The FUSE protocol, as fuse(4) and linux/fuse.h tell it, for programs that stand in for others.
 
+use crate::run::uninterrupted;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -21,7 +22,7 @@ pub fn serve_one(
     reply: impl FnOnce(&[u8]) -> Option<Result<Vec<u8>, i32>>,
 ) -> io::Result<()> {
     let mut request = vec![0; REQUEST];
-    let length = session.read(&mut request)?;
+    let length = uninterrupted(|| session.read(&mut request))?;
     request.truncate(length);
     let (error, reply) = match reply(&request) {
         None => return Ok(()),

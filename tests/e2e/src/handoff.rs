@@ -3,7 +3,7 @@
 use crate::image::Rafs;
 use crate::programs;
 use crate::rootfs;
-use crate::run::run;
+use crate::run::{run, uninterrupted};
 use crate::stage::Stage;
 use nydus_mount_slice::{ExtraOption, FsVersion, Mount};
 use nydusd_client::{Binary, Daemon, Mode, Spec};
@@ -108,23 +108,30 @@ impl Wire {
     }
 }
 
-/// One request and its answer, which comes in one piece.
+/// One request and its answer.
 fn pass(mut client: UnixStream, server: &Path, lost: impl Fn() -> String) -> std::io::Result<()> {
-    let mut request = Vec::new();
-    let mut bytes = vec![0; 1 << 16];
-    while !is_whole(&request) {
-        let length = client.read(&mut bytes)?;
-        request.extend(&bytes[..length]);
-    }
+    let request = message(&client)?;
     let mut server = UnixStream::connect(server)?;
     server.write_all(&request)?;
-    let length = server.read(&mut bytes)?;
+    let answer = message(&server)?;
     let is_lost = request.starts_with(lost().as_bytes());
-    if is_lost { Ok(()) } else { client.write_all(&bytes[..length]) }
+    if is_lost { Ok(()) } else { client.write_all(&answer) }
 }
 
-fn is_whole(request: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(request).to_lowercase();
+/// A whole one, in however many pieces it comes.
+fn message(mut from: &UnixStream) -> std::io::Result<Vec<u8>> {
+    let (mut message, mut bytes) = (Vec::new(), vec![0; 1 << 16]);
+    while !is_whole(&message) {
+        match uninterrupted(|| from.read(&mut bytes))? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => message.extend(&bytes[..length]),
+        }
+    }
+    Ok(message)
+}
+
+fn is_whole(message: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(message).to_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
     body.len() >= length.unwrap_or(0)

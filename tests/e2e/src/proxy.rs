@@ -1,5 +1,6 @@
 //! A proxy before a registry: it counts what is read of each blob, and can be told to fail.
 
+use crate::run::uninterrupted;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -196,7 +197,7 @@ fn refusal(state: &Mutex<State>, digest: Option<&str>) -> Option<&'static str> {
 fn copy(from: &mut impl Read, mut to: &TcpStream, mut count: impl FnMut(usize)) -> Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let length = from.read(&mut buffer)?;
+        let length = uninterrupted(|| from.read(&mut buffer))?;
         if length == 0 {
             return Ok(());
         }

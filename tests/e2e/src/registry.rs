@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use ureq::Agent;
 use ureq::http::Uri;
@@ -115,8 +116,16 @@ http:
     )
 }
 
-/// An address that nobody listens at now.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
+/// An address of the loopback device that nobody listens at, and that this process gives to nobody
+/// else. Its port is below those that the kernel gives to connections (net.ipv4.ip_local_port_range),
+/// so that none of them has it before the program does for which it is.
+pub(crate) fn free_address() -> SocketAddr {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let ports = 20_000..32_000;
+    let first = std::process::id() as u16;
+    let mut candidates = ports.clone().map(|_| {
+        let next = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % ports.len() as u16;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, ports.start + next))
+    });
+    candidates.find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }

@@ -2,12 +2,14 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Seconds that a command may take; every program of these tests is done in milliseconds.
 const LIMIT: i64 = 60;
@@ -130,5 +132,57 @@ fn here() -> String {
 fn wait(child: &Child, limit: i64) -> bool {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a pidfd");
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-    poll(&mut ended, Some(&Timespec { tv_sec: limit, tv_nsec: 0 })).expect("poll") > 0
+    let end = Instant::now() + Duration::from_secs(limit.unsigned_abs());
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left =
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut ended, Some(&left)) {
+            Err(Errno::INTR) => {}
+            ready => return ready.expect("poll") > 0,
+        }
+    }
+}
+
+/// Makes a system call again that a signal has interrupted.
+///
+/// # Errors
+/// Any other of the call.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    extern "C" fn nothing(_: libc::c_int) {}
+
+    #[test]
+    fn signals_do_not_end_the_wait() {
+        let handler = SigHandler::Handler(nothing);
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
+        // SAFETY: it has no preconditions.
+        let waiting = unsafe { libc::pthread_self() };
+        std::thread::scope(|scope| {
+            let signals = scope.spawn(move || {
+                for _ in 0..20 {
+                    // SAFETY: the thread waits for this one.
+                    assert_eq!(unsafe { libc::pthread_kill(waiting, libc::SIGUSR1) }, 0);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let ran = run(Command::new("sleep").arg("1"));
+            assert!(ran.ok(), "{ran}");
+            signals.join().expect("no panic");
+        });
+    }
 }

@@ -45,6 +45,16 @@ pub fn trace(command: &mut Command, mut at: impl FnMut(Pid, Stop) -> bool) -> Op
     steps(command, |stop| if at(stop.0, stop.1) { Next::Go } else { Next::Kill })
 }
 
+/// waitpid(2), again if a signal interrupts it.
+fn wait(pid: Pid) -> nix::Result<WaitStatus> {
+    loop {
+        match waitpid(pid, None) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
 /// Runs `command`; `at` says at each stop what happens. Returns the exit code, `None` if a signal
 /// ended it.
 ///
@@ -60,7 +70,7 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
     #[allow(clippy::zombie_processes, reason = "waited for by its pid")]
     let child = command.spawn().expect("a program to trace");
     let pid = Pid::from_raw(child.id().cast_signed());
-    waitpid(pid, None).expect("its stop after exec");
+    wait(pid).expect("its stop after exec");
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(pid, options).expect("options of ptrace");
     let (mut index, mut entry, mut signal, mut failing) = (0, true, None, None);
@@ -69,7 +79,7 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
         let on = if stops { ptrace::syscall(pid, signal) } else { ptrace::cont(pid, signal) };
         on.expect("to go on");
         signal = None;
-        match waitpid(pid, None).expect("a stop") {
+        match wait(pid).expect("a stop") {
             WaitStatus::Exited(_, code) => return Some(code),
             WaitStatus::Signaled(..) => return None,
             WaitStatus::PtraceSyscall(_) => {
@@ -85,7 +95,7 @@ pub fn steps(command: &mut Command, mut at: impl FnMut((Pid, Stop)) -> Next) -> 
                     Next::Run => stops = false,
                     Next::Kill => {
                         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("killed");
-                        waitpid(pid, None).expect("its end");
+                        wait(pid).expect("its end");
                         return None;
                     }
                     Next::Fail(errno) => {

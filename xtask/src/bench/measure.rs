@@ -15,17 +15,11 @@ use std::time::{Duration, Instant};
 /// Mounts by one program before the next has its turn: other work on the machine hits all alike.
 const BLOCK: usize = 5;
 
-/// How often [`times`] will call `tick`.
-pub(super) fn turns(commands: &[Command], count: usize) -> u64 {
-    (count.div_ceil(BLOCK) * commands.len()) as u64
-}
-
 /// Runs each command `count` times, in turn, unmounting after each; their times.
 pub(super) fn times(
     commands: &mut [Command],
     count: usize,
     target: &Path,
-    tick: &dyn Fn(),
 ) -> Result<Vec<Vec<Duration>>> {
     let mut times = vec![Vec::with_capacity(count); commands.len()];
     for round in 0..count.div_ceil(BLOCK) {
@@ -34,7 +28,6 @@ pub(super) fn times(
             for _ in 0..BLOCK {
                 times[program].push(once(&mut commands[program], target)?);
             }
-            tick();
         }
     }
     Ok(times)

@@ -2,9 +2,7 @@
 //! run, in turn.
 
 mod measure;
-mod native;
 mod peers;
-mod plot;
 mod report;
 mod result;
 mod tree;
@@ -14,7 +12,6 @@ use crate::sandbox::Sandbox;
 use crate::stage::{self, Stage};
 use crate::{apt, dist, paths, tools, ui};
 use anyhow::{Context, Result};
-use indicatif::ProgressBar;
 use peers::Peer;
 use result::{Chain, Machine, Point, Program, Results, Spread};
 use std::fs;
@@ -56,7 +53,7 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 pub(crate) fn run(options: &Options) -> Result<bool> {
     dist::run()?;
     tools::run(tools::Also::Nothing)?;
-    tools::for_bench()?;
+    let tools = tools::for_bench()?;
     apt::need("gcc", "gcc")?;
     let _ = fs::remove_dir_all(disk());
     fs::create_dir_all(disk())?;
@@ -72,12 +69,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     args.extend(options.require.then_some("--require"));
     let met = stage::enter(&args, 3600);
     fs::remove_dir_all(disk()).context("cannot clean up")?;
-    snapshotter(Path::new(json), options)?;
+    snapshotter(Path::new(json), &tools, options)?;
     met
 }
 
 /// The snapshotter's part, written beside the helper's.
-fn snapshotter(helper: &Path, options: &Options) -> Result<()> {
+fn snapshotter(helper: &Path, tools: &Path, options: &Options) -> Result<()> {
     let mut cargo = Cmd::new("build-bench", 1800, cmd::cargo());
     cargo.args(["build", "--locked", "--profile", "service", "--package", "nydus-e2e"]);
     ui::step("build the snapshotter's client", || cargo.args(["--bin", "bench"]).run())?;
@@ -89,11 +86,11 @@ fn snapshotter(helper: &Path, options: &Options) -> Result<()> {
     let mut bench = Sandbox::detect().cmd("bench-snapshotter", 3600, "nice");
     bench.args(["-n", "-20"]).arg(program).arg(helper.with_file_name("snapshotter.json"));
     bench.args(options.quick.then_some("quick")).args(options.require.then_some("require"));
-    bench.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", paths::tools());
+    bench.env("NYDUS_DIST", paths::dist()).env("NYDUS_TOOLS", tools);
     let measured = bench.env("TMPDIR", &scratch).shown().run();
     fs::remove_dir_all(&scratch).context("cannot clean up")?;
     measured?;
-    native::plot(&helper.with_file_name("snapshotter.json"), &helper.with_file_name("native.svg"))
+    plot("native", &helper.with_file_name("snapshotter.json"))
 }
 
 /// The part that mounts; true unless a requirement is not met that should be.
@@ -194,12 +191,9 @@ fn measure(
     count: usize,
     tree: &Tree,
 ) -> Result<Vec<Vec<Duration>>> {
-    measure::times(&mut commands, 5, &tree.target, &|| {})?; // warm up; each of them works
-    println!("  measuring {what}: {} programs, {count} mounts each", commands.len());
-    let bar = ProgressBar::new(measure::turns(&commands, count));
-    let times = measure::times(&mut commands, count, &tree.target, &|| bar.inc(1));
-    bar.finish_and_clear();
-    times
+    measure::times(&mut commands, 5, &tree.target)?; // warm up; each of them works
+    let what = format!("measure {what}: {} programs, {count} times", commands.len());
+    ui::step(&what, || measure::times(&mut commands, count, &tree.target))
 }
 
 /// For snapshots where an ext4 of their own is not to be had. On a tmpfs all programs are faster,
@@ -217,11 +211,16 @@ fn write(results: &Results, json: &Path) -> Result<()> {
     let dir = json.parent().unwrap_or(json);
     fs::create_dir_all(dir)?;
     fs::write(json, serde_json::to_string_pretty(results)? + "\n")?;
-    plot::programs(results, &dir.join("programs.svg"))?;
-    plot::chains(results, &dir.join("chains.svg"))?;
-    plot::layers(results, &dir.join("layers.svg"))?;
+    plot("helper", json)?;
     println!("\nwritten: {} and its plots", json.display());
     Ok(())
+}
+
+/// Draws what was measured beside the file of the results.
+fn plot(what: &str, json: &Path) -> Result<()> {
+    let mut plot = Cmd::new("plot", 600, cmd::cargo());
+    plot.args(["run", "--locked", "--quiet", "--package", "xtask-plot", "--", what]);
+    plot.arg(json).run()
 }
 
 fn machine() -> Machine {

@@ -31,13 +31,13 @@ struct Packing {
     sbom: Vec<u8>,
 }
 
-/// Makes all of them from the binaries in target/dist, in target/dist/packages.
-pub(crate) fn run() -> Result<()> {
+/// Makes all of them from the binaries in `programs`, in `packages` there.
+pub(crate) fn run(programs: &Path) -> Result<()> {
     ui::step("packages", || {
-        let (programs, time) = (paths::dist(), dist::time());
+        let time = dist::time();
         let packing = Packing {
             out: programs.join("packages"),
-            programs,
+            programs: programs.to_owned(),
             scratch: paths::target().join("package"),
             time,
             sbom: sbom::make(time)?,

@@ -24,6 +24,12 @@ impl Outcome {
         Self { trouble: Some(format!("{error:#}")), ..Self::default() }
     }
 
+    /// The same, with this trouble if `is_broken` and there is no other.
+    pub(crate) fn or_broken(mut self, is_broken: bool, why: &str) -> Self {
+        self.trouble = self.trouble.or_else(|| is_broken.then(|| why.to_owned()));
+        self
+    }
+
     /// One of which nothing was run.
     pub(crate) fn not_run(reason: &str) -> Self {
         Self { not_run: vec![reason.to_owned()], ..Self::default() }
@@ -40,6 +46,15 @@ impl Outcome {
     /// Failed tests; a tier that broke without a failed test counts as one.
     pub(crate) fn failures(&self) -> usize {
         if self.ok() { 0 } else { self.failed.max(1) }
+    }
+
+    /// Adds what another program of the same tier did.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.not_run.extend(other.not_run);
+        let troubles = [self.trouble.take(), other.trouble].into_iter().flatten();
+        self.trouble = troubles.reduce(|one, two| format!("{one}\n{two}"));
     }
 
     /// Reads what the test programs printed.

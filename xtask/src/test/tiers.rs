@@ -3,6 +3,7 @@
 use crate::paths;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::path::Path;
 
 /// When a tier runs without being named.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,12 +19,30 @@ pub(crate) enum When {
 /// How a tier runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// `cargo test` with these arguments.
-    Cargo(&'static [&'static str]),
-    /// `tests/e2e/tests/NAME.rs`, or `NAME/main.rs`.
-    EndToEnd,
+    /// All that is not in tests/e2e, and the examples in documentation.
+    Unit,
+    /// The test of this name in this package.
+    Of(&'static str),
+    /// `tests/e2e/tests/NAME.rs`, or `NAME/main.rs`, of the helper alone.
+    Helper,
+    /// The same, of the other programs too.
+    Programs,
     /// Every target of fuzz/, guided by coverage.
     Fuzz,
+}
+
+impl How {
+    pub(crate) fn is_end_to_end(self) -> bool {
+        matches!(self, Self::Helper | Self::Programs)
+    }
+}
+
+/// What a tier spends its time with: one of each kind runs at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Computes,
+    /// For daemons, registries and time limits.
+    Waits,
 }
 
 /// A named part of the tests.
@@ -33,56 +52,125 @@ pub(crate) struct Tier {
     pub(crate) what: &'static str,
     pub(crate) when: When,
     pub(crate) how: How,
+    pub(crate) lane: Lane,
     /// In seconds; the tier is killed and has failed when they are over.
     pub(crate) limit: u64,
 }
 
-type Row = (&'static str, &'static str, When, How, u64);
-
-const UNIT: &[&str] = &["--workspace", "--exclude", "nydus-e2e"];
-const MAN: &[&str] = &["--package", "nydus-man"];
+type Row = (&'static str, &'static str, When, How, Lane, u64);
 
 /// What is in tests/e2e/tests without a row here is a tier all the same, with the defaults below.
 const TABLE: &[Row] = &[
-    ("unit", "libraries and programs, without root", When::Always, How::Cargo(UNIT), 600),
-    ("man", "man pages against tables and --help", When::Named, How::Cargo(MAN), 300),
-    ("equivalence", "helper against mount(8), generated", When::Always, How::EndToEnd, 1800),
-    ("invocation", "every way to call the helper", When::Always, How::EndToEnd, 300),
-    ("plan", "which way is taken, and its calls", When::Always, How::EndToEnd, 300),
-    ("errors", "every mistake names its culprit", When::Always, How::EndToEnd, 300),
-    ("reasons", "a reason is this mount's own", When::Always, How::EndToEnd, 600),
-    ("exits", "each exit code; output that nobody reads", When::Always, How::EndToEnd, 300),
-    ("secrets", "carried values are shown nowhere", When::Always, How::EndToEnd, 300),
-    ("layers", "1 to 501 layers, nasty paths", When::Always, How::EndToEnd, 600),
-    ("read_only", "a second mount, to look only", When::Always, How::EndToEnd, 300),
-    ("stack", "through the real mount.fuse3", When::Always, How::EndToEnd, 300),
-    ("front", "the helper as mount.fuse", When::Always, How::EndToEnd, 300),
-    ("idmap", "layers with mapped owners", When::Always, How::EndToEnd, 300),
-    ("privileges", "root, user namespaces, setuid", When::Always, How::EndToEnd, 300),
-    ("conformance", "containerd's own suite, in Go", When::Always, How::EndToEnd, 600),
-    ("containers", "containerd, runc, nydusd, registry", When::Always, How::EndToEnd, 600),
-    ("looks", "second mounts of what runs", When::Always, How::EndToEnd, 600),
-    ("images", "images by real nydusd, without containerd", When::Always, How::EndToEnd, 600),
-    ("image_faults", "what can go wrong with them", When::Always, How::EndToEnd, 600),
-    ("handoff", "from the slice to a guest's share", When::Always, How::EndToEnd, 300),
-    ("guest", "a guest's kernel, through containerd too", When::Always, How::EndToEnd, 900),
-    ("kernels", "the helper's tiers on other kernels", When::Always, How::EndToEnd, 24_000),
-    ("selinux", "words of SELinux, where it is on", When::Named, How::EndToEnd, 300),
-    ("faults", "calls fail, kills, swapped targets", When::Always, How::EndToEnd, 900),
-    ("failover", "a nydusd dies under a reader", When::Always, How::EndToEnd, 300),
-    ("native", "the kernel's mount of an image", When::Always, How::EndToEnd, 600),
-    ("warm", "images that the kernel serves, lived", When::Always, How::EndToEnd, 600),
-    ("takeover", "from the Go snapshotter and back", When::Always, How::EndToEnd, 600),
-    ("package", "the .deb and the tarball in a clean Debian", When::Always, How::EndToEnd, 300),
-    ("kit", "the parts that tests are made of", When::Always, How::EndToEnd, 300),
-    ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, 14_400),
+    ("unit", "libraries and programs, without root", When::Always, How::Unit, Lane::Computes, 600),
+    (
+        "man",
+        "man pages against tables and --help",
+        When::Named,
+        How::Of("man"),
+        Lane::Computes,
+        300,
+    ),
+    (
+        "equivalence",
+        "helper against mount(8), generated",
+        When::Always,
+        How::Helper,
+        Lane::Computes,
+        1800,
+    ),
+    ("invocation", "every way to call the helper", When::Always, How::Helper, Lane::Computes, 300),
+    ("plan", "which method is used, and its calls", When::Always, How::Helper, Lane::Computes, 300),
+    ("errors", "every mistake names its culprit", When::Always, How::Helper, Lane::Computes, 300),
+    ("reasons", "a reason is this mount's own", When::Always, How::Helper, Lane::Computes, 600),
+    ("exits", "each exit code; output unread", When::Always, How::Helper, Lane::Computes, 300),
+    ("secrets", "carried values are shown nowhere", When::Always, How::Helper, Lane::Computes, 300),
+    ("layers", "1 to 501 layers, nasty paths", When::Always, How::Helper, Lane::Computes, 600),
+    ("read_only", "a second mount, to look only", When::Always, How::Helper, Lane::Computes, 300),
+    ("stack", "through the real mount.fuse3", When::Always, How::Helper, Lane::Computes, 300),
+    ("front", "the helper as mount.fuse", When::Always, How::Helper, Lane::Computes, 300),
+    ("idmap", "layers with mapped owners", When::Always, How::Helper, Lane::Computes, 300),
+    ("privileges", "root, user namespaces, setuid", When::Always, How::Helper, Lane::Computes, 300),
+    ("conformance", "containerd's own suite, in Go", When::Always, How::Programs, Lane::Waits, 600),
+    (
+        "containers",
+        "containerd, runc, nydusd, registry",
+        When::Always,
+        How::Programs,
+        Lane::Waits,
+        600,
+    ),
+    ("looks", "second mounts of what runs", When::Always, How::Programs, Lane::Waits, 600),
+    (
+        "quickstart",
+        "README's quick start, as written",
+        When::Always,
+        How::Programs,
+        Lane::Waits,
+        300,
+    ),
+    (
+        "images",
+        "images by real nydusd, without containerd",
+        When::Always,
+        How::Programs,
+        Lane::Waits,
+        600,
+    ),
+    ("image_faults", "what can go wrong with them", When::Always, How::Programs, Lane::Waits, 600),
+    ("handoff", "from the slice to a guest's share", When::Always, How::Programs, Lane::Waits, 300),
+    (
+        "guest",
+        "a guest's kernel, through containerd too",
+        When::Always,
+        How::Programs,
+        Lane::Computes,
+        900,
+    ),
+    (
+        "kernels",
+        "the helper's tiers on other kernels",
+        When::Always,
+        How::Helper,
+        Lane::Computes,
+        24_000,
+    ),
+    (
+        "selinux",
+        "options of SELinux, where it is on",
+        When::Named,
+        How::Helper,
+        Lane::Computes,
+        300,
+    ),
+    (
+        "faults",
+        "calls fail, kills, swapped targets",
+        When::Always,
+        How::Helper,
+        Lane::Computes,
+        900,
+    ),
+    ("failover", "a nydusd dies under a reader", When::Always, How::Programs, Lane::Waits, 300),
+    ("native", "the kernel's mount of an image", When::Always, How::Programs, Lane::Waits, 600),
+    ("warm", "images that the kernel serves, lived", When::Always, How::Programs, Lane::Waits, 600),
+    ("takeover", "from the Go snapshotter and back", When::Always, How::Programs, Lane::Waits, 600),
+    (
+        "package",
+        "the .deb and the tarball in a clean Debian",
+        When::Always,
+        How::Programs,
+        Lane::Waits,
+        300,
+    ),
+    ("kit", "the parts that tests are made of", When::Always, How::Programs, Lane::Waits, 300),
+    ("fuzz", "coverage-guided fuzzing (nightly)", When::Full, How::Fuzz, Lane::Computes, 14_400),
 ];
-const END_TO_END: Row = ("", "end to end", When::Always, How::EndToEnd, 600);
+const END_TO_END: Row = ("", "end to end", When::Always, How::Programs, Lane::Waits, 600);
 
 /// All that exist in this checkout.
 pub(crate) fn all() -> Result<Vec<Tier>> {
     let files = end_to_end_files()?;
-    let in_table = TABLE.iter().filter(|row| row.3 != How::EndToEnd || has(&files, row.0));
+    let in_table = TABLE.iter().filter(|row| !row.3.is_end_to_end() || has(&files, row.0));
     let mut tiers: Vec<_> = in_table.map(|row| tier(row.0, row)).collect();
     let new = files.iter().filter(|file| !TABLE.iter().any(|row| row.0 == **file));
     tiers.extend(new.map(|file| tier(file, &END_TO_END)));
@@ -110,12 +198,12 @@ pub(crate) fn select(names: &[String], full: bool) -> Result<Vec<Tier>> {
 }
 
 fn is_named(tier: &Tier, name: &str) -> bool {
-    let helper = tier.how == How::EndToEnd && tier.name != "equivalence";
+    let helper = tier.how.is_end_to_end() && tier.name != "equivalence";
     tier.name == name || (name == "helper" && helper)
 }
 
-fn tier(name: &str, &(_, what, when, how, limit): &Row) -> Tier {
-    Tier { name: name.to_owned(), what, when, how, limit }
+fn tier(name: &str, &(_, what, when, how, lane, limit): &Row) -> Tier {
+    Tier { name: name.to_owned(), what, when, how, lane, limit }
 }
 
 fn has(files: &[String], name: &str) -> bool {
@@ -123,7 +211,26 @@ fn has(files: &[String], name: &str) -> bool {
 }
 
 fn end_to_end_files() -> Result<Vec<String>> {
-    let dir = paths::root().join("tests/e2e/tests");
+    test_files(&paths::root().join("tests/e2e"))
+}
+
+/// The integration tests of all other packages.
+pub(crate) fn unit_files() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for package in fs::read_dir(paths::root().join("crates"))?.flatten() {
+        names.extend(test_files(&package.path())?);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The integration tests of the package in `dir`.
+fn test_files(dir: &Path) -> Result<Vec<String>> {
+    let dir = dir.join("tests");
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();

@@ -1,10 +1,9 @@
 //! The plot of the three ways to serve an image.
 
-use super::plot::{Area, FONT, INK, PALE, canvas};
-use anyhow::{Context, Result, anyhow};
+use crate::helper::{Area, FONT, INK, PALE, canvas};
+use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
 
 /// Keys of the results, and what they are called.
@@ -23,11 +22,8 @@ const TASKS: [(&str, &str); 7] = [
     ("python_warm_s", "Python, warm"),
 ];
 
-/// Draws it from the results in `json`, if it was measured.
-pub(super) fn plot(json: &Path, file: &Path) -> Result<()> {
-    let text =
-        fs::read_to_string(json).with_context(|| format!("cannot read {}", json.display()))?;
-    let results: Value = serde_json::from_str(&text)?;
+/// Draws it, if it was measured.
+pub(crate) fn plot(results: &Value, file: &Path) -> Result<()> {
     if results["native"].is_null() {
         return Ok(());
     }

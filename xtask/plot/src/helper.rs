@@ -1,16 +1,40 @@
-//! The plots of the README.
+//! The plots of the helper's figures.
 
-use super::result::{Results, Spread};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use serde::Deserialize;
 use std::path::Path;
 
-pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// What was measured, as far as it is drawn.
+#[derive(Deserialize)]
+pub(crate) struct Results {
+    programs: Vec<Row>,
+    chains: Vec<Row>,
+    layers: Vec<Point>,
+}
 
-pub(super) const FONT: &str = "sans-serif";
-pub(super) const INK: RGBColor = RGBColor(0x33, 0x38, 0x40);
-pub(super) const PALE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
+/// A program and the times of its mounts, in microseconds.
+#[derive(Deserialize)]
+struct Row {
+    key: String,
+    label: String,
+    median_us: f64,
+    p99_us: f64,
+}
+
+#[derive(Deserialize)]
+struct Point {
+    key: String,
+    layers: usize,
+    median_us: f64,
+}
+
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+pub(crate) const FONT: &str = "sans-serif";
+pub(crate) const INK: RGBColor = RGBColor(0x33, 0x38, 0x40);
+pub(crate) const PALE: RGBColor = RGBColor(0xdd, 0xe0, 0xe4);
 
 fn color(key: &str) -> RGBColor {
     match key {
@@ -22,30 +46,26 @@ fn color(key: &str) -> RGBColor {
     }
 }
 
-/// A row's key, label and times.
-type Row = (&'static str, &'static str, Spread);
-
-/// Latency by program.
-pub(super) fn programs(results: &Results, file: &Path) -> Result<()> {
-    let rows = results.programs.iter().map(|row| (row.key, row.label, row.time)).collect();
-    bars("Time of one mount, spawn to exit, 2 layers", rows, file)
-}
-
-/// Latency by what containerd runs.
-pub(super) fn chains(results: &Results, file: &Path) -> Result<()> {
-    let rows = results.chains.iter().map(|row| (row.key, row.label, row.time)).collect();
-    bars("From containerd's exec of mount.fuse to the end of the mount", rows, file)
+/// Latency by program, by what containerd runs and by number of layers, each in a file beside
+/// `json`.
+pub(crate) fn plot(results: &Results, json: &Path) -> Result<()> {
+    let file = |name| json.with_file_name(name);
+    let programs = "Time of one mount, spawn to exit, 2 layers";
+    bars(programs, &results.programs, &file("programs.svg"))?;
+    let chains = "From containerd's exec of mount.fuse to the end of the mount";
+    bars(chains, &results.chains, &file("chains.svg"))?;
+    layers(results, &file("layers.svg"))
 }
 
 /// A bar for each median, a mark for each 99th percentile.
-fn bars(title: &str, rows: Vec<Row>, file: &Path) -> Result<()> {
+fn bars(title: &str, rows: &[Row], file: &Path) -> Result<()> {
     let title = format!("{title}: median (bar), 99th percentile (mark)");
     let area = canvas(file, &title, 110 + 45 * rows.len() as u32)?;
-    draw_bars(&rows, &area).map_err(|error| anyhow!("cannot draw: {error}"))
+    draw_bars(rows, &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
 
 fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
-    let most = rows.iter().map(|(.., time)| time.p99_us).fold(0.0, f64::max) * 1.05;
+    let most = rows.iter().map(|row| row.p99_us).fold(0.0, f64::max) * 1.05;
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(40)
@@ -54,9 +74,7 @@ fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Er
     let label = |row: &SegmentValue<usize>| {
         let SegmentValue::CenterOf(index) = row else { return String::new() };
         let row = rows.iter().rev().nth(*index);
-        row.map_or_else(String::new, |(_, label, time)| {
-            format!("{label}: {:.0} µs", time.median_us)
-        })
+        row.map_or_else(String::new, |row| format!("{}: {:.0} µs", row.label, row.median_us))
     };
     chart
         .configure_mesh()
@@ -70,13 +88,13 @@ fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Er
         .axis_style(PALE)
         .label_style((FONT, 14, &INK))
         .draw()?;
-    for (index, (key, _, time)) in rows.iter().rev().enumerate() {
+    for (index, row) in rows.iter().rev().enumerate() {
         let from = (0.0, SegmentValue::Exact(index));
-        let to = (time.median_us, SegmentValue::Exact(index + 1));
-        let mut bar = Rectangle::new([from, to], color(key).filled());
+        let to = (row.median_us, SegmentValue::Exact(index + 1));
+        let mut bar = Rectangle::new([from, to], color(&row.key).filled());
         bar.set_margin(5, 5, 0, 0);
         chart.draw_series([bar])?;
-        let mark = EmptyElement::at((time.p99_us, SegmentValue::CenterOf(index)))
+        let mark = EmptyElement::at((row.p99_us, SegmentValue::CenterOf(index)))
             + PathElement::new([(0, -8), (0, 8)], INK.stroke_width(2));
         chart.draw_series([mark])?;
     }
@@ -85,13 +103,13 @@ fn draw_bars(rows: &[Row], area: &Area<'_>) -> Result<(), Box<dyn std::error::Er
 }
 
 /// Latency by number of layers.
-pub(super) fn layers(results: &Results, file: &Path) -> Result<()> {
+fn layers(results: &Results, file: &Path) -> Result<()> {
     let area = canvas(file, "Time of one mount by number of layers (median, spawn to exit)", 420)?;
     draw_layers(results, &area).map_err(|error| anyhow!("cannot draw: {error}"))
 }
 
 fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::error::Error>> {
-    let most = results.layers.iter().map(|point| point.time.median_us).fold(0.0, f64::max) * 1.05;
+    let most = results.layers.iter().map(|point| point.median_us).fold(0.0, f64::max) * 1.05;
     let mut chart = ChartBuilder::on(area)
         .margin(16)
         .x_label_area_size(44)
@@ -113,16 +131,16 @@ fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::er
             .layers
             .iter()
             .filter(|point| point.key == program.key)
-            .map(|point| (point.layers as f64, point.time.median_us))
+            .map(|point| (point.layers as f64, point.median_us))
             .collect();
         if points.is_empty() {
             continue;
         }
-        let color = color(program.key);
+        let color = color(&program.key);
         let line = LineSeries::new(points, color.stroke_width(2).filled()).point_size(4);
         chart
             .draw_series(line)?
-            .label(program.label)
+            .label(&program.label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3)));
     }
     chart
@@ -137,7 +155,7 @@ fn draw_layers(results: &Results, area: &Area<'_>) -> Result<(), Box<dyn std::er
 }
 
 /// A white page with a title.
-pub(super) fn canvas<'a>(file: &'a Path, title: &str, height: u32) -> Result<Area<'a>> {
+pub(crate) fn canvas<'a>(file: &'a Path, title: &str, height: u32) -> Result<Area<'a>> {
     let area = SVGBackend::new(file, (860, height)).into_drawing_area();
     area.fill(&WHITE)?;
     Ok(area.titled(title, text(18))?)
