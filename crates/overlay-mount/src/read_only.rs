@@ -72,7 +72,9 @@ mod tests {
     use std::string::String;
 
     fn data(string: &str) -> Option<String> {
-        let options = Options::read(words(string.as_bytes()), Lsm::default).ok().unwrap();
+        let Ok(options) = Options::read(words(string.as_bytes()), Lsm::default) else {
+            panic!("{string}")
+        };
         let mut data = CBuf::<4096>::new();
         options.put_into(&mut data)?;
         assert_eq!(options.data_len, data.as_bytes().len());
