@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// Write the results and the plots into docs/bench
     #[arg(long, conflicts_with = "json")]
     publish: bool,
+    /// Only the helper beside its peers
+    #[arg(long)]
+    helper: bool,
     /// Fail when a requirement is not met
     #[arg(long)]
     require: bool,
@@ -51,9 +54,16 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 
 /// Builds and fetches the programs, then measures in a namespace that goes away.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    dist::run()?;
-    tools::run(tools::Also::Nothing)?;
-    let tools = tools::for_bench()?;
+    let tools = match options.helper {
+        true => dist::helper(&paths::dist())
+            .and_then(|()| tools::run(tools::Also::Nothing))
+            .map(|_| None)?,
+        false => {
+            dist::run()?;
+            tools::run(tools::Also::Nothing)?;
+            Some(tools::for_bench()?)
+        }
+    };
     apt::need("gcc", "gcc")?;
     let _ = fs::remove_dir_all(disk());
     fs::create_dir_all(disk())?;
@@ -69,7 +79,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     args.extend(options.require.then_some("--require"));
     let met = stage::enter(&args, 3600);
     fs::remove_dir_all(disk()).context("cannot clean up")?;
-    snapshotter(Path::new(json), &tools, options)?;
+    if let Some(tools) = tools {
+        snapshotter(Path::new(json), &tools, options)?;
+    }
     met
 }
 

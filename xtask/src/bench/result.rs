@@ -128,7 +128,7 @@ impl Results {
         let front = ("stock chain to ours as mount.fuse", "x");
         let way = "time, 500 layers by lowerdir+, to the floor";
         self.requirements = vec![
-            Requirement::at_most(("time, 2 layers, to the floor", "x"), 1.15, ratio(ours, floor)),
+            Requirement::at_most(("time, 2 layers, to the floor", "x"), 1.05, ratio(ours, floor)),
             Requirement::at_least(("faster than the Go helper", "x"), 3.7, ratio(go, ours)),
             Requirement::at_least(behind, 1.6, faster("behind")),
             Requirement::at_least(front, 6.0, faster("front")),
