@@ -77,9 +77,9 @@ pub fn table(all: &[Results]) -> String {
 const HEAD: &str = "# Kernels
 
 Written by `cargo xtask test --kernels`, which runs the helper's own tiers in guests with Debian's
-kernels and on this machine. Equivalence compares with `mount(8)` of util-linux 2.38. Killed and
-failed count system calls of the helper at which it was killed, and which were made to fail, each
-with every error that it can give.
+kernels and on this machine. Equivalence compares with `mount(8)` of util-linux 2.38 and, from Linux
+6.7 on, 2.41. Killed and failed count system calls of the helper at which it was killed, and which
+were made to fail, each with every error that it can give.
 
 | kernel | where | tests passed | tiers failed | equivalence: cases | differ | killed | failed calls |
 |---|---|---|---|---|---|---|---|
