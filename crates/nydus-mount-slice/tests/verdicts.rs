@@ -1,5 +1,5 @@
-//! What the crate says of payloads, compared with what Kata's runtimes do with them: the table
-//! `verdicts.txt` says for each verdict where it is from, and whether it was run or only read.
+//! What the crate says of payloads, compared with what Kata's runtimes do with them: the tables in
+//! `verdicts/` say for each verdict where it is from, and whether it was run or only read.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use nydus_mount_slice::{
     DecodeError, Decoded, EXTRA_OPTION, ExtraOption, Finding, KataVirtualVolume, Reader,
 };
 
-const TABLE: &str = include_str!("verdicts.txt");
+const TABLE: &str =
+    concat!(include_str!("verdicts/extraoption.txt"), "\n", include_str!("verdicts/volume.txt"));
 
 /// Lines of the table that belong together.
 struct Row {
