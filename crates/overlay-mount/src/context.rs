@@ -50,11 +50,11 @@ pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
             if split && key != b"lowerdir" {
                 return Err(not_taken(Errno::INVAL));
             }
+            let is_long = value.is_some_and(|value| value.len() > FSCONFIG_VALUE_MAX);
+            split = key == b"lowerdir" && (top.is_some() || is_long);
             if let Some(upper) = top.take() {
                 set_path(kernel, context, c"lowerdir+", unescape(upper)).map_err(not_taken)?;
-                split = key == b"lowerdir";
             }
-            split |= key == b"lowerdir" && value.is_some_and(|v| v.len() > FSCONFIG_VALUE_MAX);
         }
         set_word(kernel, context, key, value, split).map_err(not_taken)?;
     }
