@@ -39,7 +39,10 @@ impl<'a, W: Words<'a>> Options<'a, W> {
             put(core::mem::replace(&mut comma, b","))?;
             let (key, value) = key_value(word);
             match (key, value, top) {
-                (b"lowerdir", Some(value), Some(upper)) if Some(value.as_ptr()) == last => {
+                // A colon at the start stays a mistake.
+                (b"lowerdir", Some(value), Some(upper))
+                    if Some(value.as_ptr()) == last && !value.starts_with(b":") =>
+                {
                     let mut layer = CBuf::<4096>::new();
                     push_as_layer(&mut layer, upper)?;
                     [b"lowerdir=", layer.as_bytes(), b":", value]
@@ -106,6 +109,8 @@ mod tests {
             ("lowerdir=/a,upperdir=,workdir=/w,ro", "lowerdir=/a,upperdir=,workdir=/w"),
             ("lowerdir=/a,upperdir,workdir=/w,ro", "lowerdir=/a,upperdir,workdir=/w"),
             ("lowerdir=/a:/b,workdir=/w,ro", "lowerdir=/a:/b,workdir=/w"),
+            ("lowerdir=:/a,upperdir=/u,ro", "lowerdir=:/a"),
+            ("lowerdir=,upperdir=/u,ro", "lowerdir=/u:"),
         ];
         for (string, expected) in table {
             assert_eq!(data(string).as_deref(), Some(*expected), "{string}");

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use crate::buf::{Data, PathBuf};
-use crate::layers::{Layer, layers, push_as_layer, unescape};
+use crate::layers::{Layer, check, layers, push_as_layer, unescape};
 use crate::options::{Options, Words};
 use crate::sys::{DIRECTORY, Kernel};
 use crate::words::key_value;
@@ -15,6 +15,7 @@ pub(crate) fn by_common_directory<'a, W: Words<'a>>(
     options: &Options<'a, W>,
 ) -> Option<(PathBuf, Data)> {
     let lower = options.last(b"lowerdir").filter(|_| !options.relative)?;
+    check(lower).ok()?;
     let first = all_layers(options, lower).next()?.raw;
     let common = common_prefix(all_layers(options, lower), first);
     let directory = unescape(first.get(..common)?)?;
@@ -47,6 +48,7 @@ pub(crate) fn by_number<'a, K: Kernel, W: Words<'a>>(
     open: &mut Descriptors<'_, K>,
 ) -> Option<Result<Data, Errno>> {
     let lower = options.last(b"lowerdir")?;
+    check(lower).ok()?;
     let data = rewrite(options, lower, |data, raw, is_layer| {
         let stays = raw.first() == Some(&b'/') && raw.len() <= FSCONFIG_VALUE_MAX;
         if stays && !is_layer { data.push(raw) } else { data.push_number(open.number(raw)?) }
