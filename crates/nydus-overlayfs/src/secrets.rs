@@ -3,8 +3,9 @@
 use overlay_mount::words::{key_value, ranges};
 use slice_names::secret_start;
 
-/// Overwrites the value of each carried option in `options`, the value of one `-o`; of misspelt
-/// ones too, which the kernel refuses whatever their value is.
+/// Overwrites the value of each carried option in `options`, the value of one `-o`, and whatever
+/// else of an option must not be shown. Paths stay as they are, since they must be found, and
+/// security contexts, whose quotes group characters.
 pub fn blank(options: &mut [u8]) {
     let mut done = 0;
     while let Some((start, end)) = next_carried_value(options, done) {
@@ -13,11 +14,25 @@ pub fn blank(options: &mut [u8]) {
     }
 }
 
+const STAY: [&str; 9] = [
+    "lowerdir",
+    "lowerdir+",
+    "datadir+",
+    "upperdir",
+    "workdir",
+    "context",
+    "fscontext",
+    "defcontext",
+    "rootcontext",
+];
+
 fn next_carried_value(options: &[u8], from: usize) -> Option<(usize, usize)> {
     ranges(&options[from..]).find_map(|word| {
         let (start, end) = (from + word.start, from + word.end);
-        let value = key_value(&options[start..end]).0.len() + 1;
-        (secret_start(&options[start..end]) == Some(value)).then_some((start + value, end))
+        let key = key_value(&options[start..end]).0;
+        let stays = STAY.iter().any(|name| name.as_bytes() == key);
+        let secret = secret_start(&options[start..end]).filter(|_| !stays)?;
+        Some((start + secret, end))
     })
 }
 

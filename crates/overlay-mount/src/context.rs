@@ -32,9 +32,10 @@ pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
     for flag in options.superblock_flags() {
         kernel.fsconfig_set_flag(context, flag).map_err(plain)?;
     }
-    let mut top = options.upper_as_layer();
     // With another layer above it, or too long, a `lowerdir=` is handed over layer by layer.
-    let is_split = |value: &[u8]| top.is_some() || value.len() > FSCONFIG_VALUE_MAX;
+    let top = options.upper_as_layer();
+    let is_split =
+        |value: &[u8]| !value.is_empty() && top.is_some() || value.len() > FSCONFIG_VALUE_MAX;
     let mut only_from = options.last(b"lowerdir").filter(|value| is_split(value));
     let mut split = false;
     for word in options.kept() {
@@ -50,9 +51,8 @@ pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
             if split && key != b"lowerdir" {
                 return Err(not_taken(Errno::INVAL));
             }
-            let is_long = value.is_some_and(|value| value.len() > FSCONFIG_VALUE_MAX);
-            split = key == b"lowerdir" && (top.is_some() || is_long);
-            if let Some(upper) = top.take() {
+            split = key == b"lowerdir" && value.is_some_and(is_split);
+            if let Some(upper) = top.filter(|_| options.is_below_top(word)) {
                 set_path(kernel, context, c"lowerdir+", unescape(upper)).map_err(not_taken)?;
             }
         }

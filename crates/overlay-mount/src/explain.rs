@@ -17,6 +17,7 @@ use crate::options::{Options, Refusal, Words};
 use crate::raw::{Child, NEWNS};
 use crate::sys::{DIRECTORY, Kernel, Linux};
 use crate::table::ms;
+use crate::words::key_value;
 use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step};
 
 /// Appends to `line` what failed, the option or layer at fault, and the kernel's reason.
@@ -52,9 +53,12 @@ pub fn explain<'a, W: Words<'a>>(request: &Request<'a, W>, failure: &Failure<'a>
     }
 }
 
-/// Whether this process may mount at all: it has CAP_SYS_ADMIN in its user namespace.
+/// Whether this process may mount at all: it has CAP_SYS_ADMIN, and in the user namespace that owns
+/// its mount namespace, as fsopen(2) requires.
 pub fn may_mount() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+    let has =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    has && (has_seccomp_filter() || Linux.fsopen(c"overlay").err() != Some(Errno::PERM))
 }
 
 struct Explanation<'e, 'a, W> {
@@ -117,8 +121,9 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         let _ = self.words_of_context(&options)
             || self.by_errno(&options, errno)
             || errno == Errno::INVAL && self.stacked_too_deep(&options)
-            || self.kernel_log(&options)
+            || self.mount_again(&options)
             || errno == Errno::INVAL && self.conflicting(&options)
+            || errno == Errno::INVAL && self.too_old(&options)
             || self.too_long(&options);
         errno
     }
@@ -189,23 +194,31 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         true
     }
 
-    /// Has the kernel refuse once more what it refused a moment ago, and looks what it says.
-    fn kernel_log(&mut self, options: &Options<'a, W>) -> bool {
-        let Ok(context) = Linux.fsopen(c"overlay") else { return false };
-        let _ = configure(&Linux, &context, self.request.source, options);
-        let log = KernelLog::from_now();
-        let source = self.request.source;
-        let child = in_child(|| {
-            let mut data = Data::new();
-            match options.put_into(&mut data) {
-                Some(()) => Linux.mount(source, c"/", options.flags, data.as_c_str()),
-                None => Linux.fsconfig_create(&context),
-            }
+    /// Has the kernel refuse the options once more, and looks what it logs. Other directories stand
+    /// in for the upper and work directory, which may be in use: nothing is written to those.
+    fn mount_again(&mut self, options: &Options<'a, W>) -> bool {
+        let mut data = Data::new();
+        let put = options.kept().try_for_each(|word| match key_value(word) {
+            (b"upperdir", Some(_)) => data.push_word(b"upperdir=/proc/u"),
+            (b"workdir", Some(_)) => data.push_word(b"workdir=/proc/w"),
+            _ if options.upper_as_layer().is_some() => None,
+            _ => data.push_word(word),
         });
-        let Some((caller, Some(_))) = child else { return false };
-        if self.say_context(&context, None) {
-            return true;
+        if put.is_none()
+            && (options.upper_as_layer().is_none() || options.put_into(&mut data).is_none())
+        {
+            return false;
         }
+        let log = KernelLog::from_now();
+        let child = in_child(|| {
+            let scratch = over_proc()?;
+            Linux.mkdirat(&scratch, c"u")?;
+            Linux.mkdirat(&scratch, c"w")?;
+            Linux.mount(self.request.source, c"/", options.flags, data.as_c_str())
+        });
+        let Some((child, Some(_))) = child else { return false };
+        // The log has numbers of the initial namespace.
+        let caller = Some(child).filter(|_| is_initial(c"/proc/self/ns/pid", PROC_PID_INIT_INO));
         let mut text = [0; 8192];
         let is_ours = |text: &[u8]| names_only_ours(text, options);
         let length = log.and_then(|log| log.find_error(&mut text, caller, is_ours));
@@ -222,10 +235,15 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             let kind = layer.role != Role::Work;
             kind && matches!(layer.file_system(), Some("overlay" | "ecryptfs" | "erofs" | "fuse"))
         };
-        let too_deep = |layer: &Directory<'_>| fails_alone(layer, b"") == Some(Errno::INVAL);
-        let Some(layer) = directories(options).filter(on_others).find(too_deep) else {
-            return false;
+        // One layer of a file system tells of all of them.
+        let mut known = None;
+        let is_news = |layer: &Directory<'_>| {
+            let device = layer.device();
+            core::mem::replace(&mut known, device) != device
         };
+        let too_deep = |layer: &Directory<'_>| fails_alone(layer, b"") == Some(Errno::INVAL);
+        let mut layers = directories(options).filter(on_others).filter(is_news);
+        let Some(layer) = layers.find(too_deep) else { return false };
         layer.describe(self.line.text(": "));
         self.line.text(" is on a file system that is stacked already: the kernel stacks at most 2");
         true
@@ -239,12 +257,20 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         true
     }
 
+    fn too_old(&mut self, options: &Options<'a, W>) -> bool {
+        if options.id_mapped {
+            self.line.text(": overlays on id-mapped layers may need a newer kernel (Linux 5.19)");
+        }
+        options.id_mapped
+    }
+
+    /// More options than one mount(2) takes, and a kernel that does not take them one by one.
     fn too_long(&mut self, options: &Options<'a, W>) -> bool {
         let total = options.data_len;
-        if options.id_mapped {
-            self.line.text(": overlays on id-mapped layers need Linux 5.19");
-        }
-        if total > crate::MOUNT_DATA_MAX {
+        let one_by_one = Linux
+            .fsopen(c"overlay")
+            .is_ok_and(|context| configure(&Linux, &context, self.request.source, options).is_ok());
+        if total > crate::MOUNT_DATA_MAX && !one_by_one {
             self.line.text(": ").number(total).text(" bytes of options, this kernel takes ");
             self.line.number(crate::MOUNT_DATA_MAX).text(" in one string, or ");
             self.line.number(FSCONFIG_VALUE_MAX).text(" in a value");
@@ -264,11 +290,17 @@ fn fails_alone(layer: &Directory<'_>, more: &[u8]) -> Option<Errno> {
     layer.push_as_layer(&mut data)?;
     data.push(more)?;
     let mount = || {
-        let empty = detached(&Linux, c"tmpfs")?;
-        Linux.move_mount(&empty, &Linux.openat(None, c"/proc", DIRECTORY)?)?;
+        let _empty = over_proc()?;
         Linux.mount(c"overlay", c"/", ms::RDONLY, data.as_c_str())
     };
     in_child(mount)?.1
+}
+
+/// Mounts an empty file system over /proc, which only this process must see.
+fn over_proc() -> Result<OwnedFd, Errno> {
+    let empty = detached(&Linux, c"tmpfs")?;
+    Linux.move_mount(&empty, &Linux.openat(None, c"/proc", DIRECTORY)?)?;
+    Ok(empty)
 }
 
 /// Does `action` in a child process with a mount namespace of its own. Its process id, and with
@@ -312,11 +344,16 @@ fn is_chrooted() -> bool {
     })
 }
 
-/// Its inode number is fixed (`PROC_USER_INIT_INO` of Linux).
+/// Inode numbers of the initial namespaces (Linux `include/linux/proc_ns.h`).
+const PROC_USER_INIT_INO: u64 = 0xefff_fffd;
+const PROC_PID_INIT_INO: u64 = 0xefff_fffc;
+
+fn is_initial(namespace: &CStr, inode: u64) -> bool {
+    rustix::fs::stat(namespace).is_ok_and(|stat| stat.st_ino == inode)
+}
+
 fn in_initial_user_namespace() -> bool {
-    const PROC_USER_INIT_INO: u64 = 0xefff_fffd;
-    let namespace: &CStr = c"/proc/self/ns/user";
-    rustix::fs::stat(namespace).is_ok_and(|stat| stat.st_ino == PROC_USER_INIT_INO)
+    is_initial(c"/proc/self/ns/user", PROC_USER_INIT_INO)
 }
 
 fn has_seccomp_filter() -> bool {

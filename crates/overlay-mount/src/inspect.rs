@@ -72,6 +72,12 @@ impl Directory<'_> {
         if self.escaped { unescape(self.path) } else { PathBuf::of(self.path) }
     }
 
+    /// Number of the device that it is on.
+    pub(crate) fn device(&self) -> Option<u64> {
+        let fd = self.open(OFlags::PATH).ok()?;
+        rustix::fs::fstat(fd).map(|stat| stat.st_dev).ok()
+    }
+
     /// Appends it as one layer of a `lowerdir=` value; `None` if it does not fit or cannot be said.
     pub(crate) fn push_as_layer(&self, data: &mut Data) -> Option<()> {
         let special = |byte: &u8| b"\\:,".contains(byte);

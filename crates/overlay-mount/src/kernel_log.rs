@@ -20,12 +20,13 @@ impl KernelLog {
         Some(Self(log))
     }
 
-    /// Puts the first error of overlayfs at the start of `text`, if it is by the thread `caller`
-    /// or, where the kernel does not record callers, if `is_ours` says so. Returns its length.
+    /// Puts the first error of overlayfs that is ours at the start of `text`: it is by the thread
+    /// `caller` or, where that is not known or the kernel records no callers, `is_ours` says so.
+    /// Returns its length.
     pub(crate) fn find_error(
         &self,
         text: &mut [u8],
-        caller: u32,
+        caller: Option<u32>,
         is_ours: impl Fn(&[u8]) -> bool,
     ) -> Option<usize> {
         // The log holds fewer.
@@ -38,9 +39,9 @@ impl KernelLog {
                 Err(_) => return None,
             };
             let Some(record) = Record::parse(&text[..length]) else { continue };
-            let ours = match record.caller {
-                Some(number) => number == caller,
-                None => is_ours(record.text),
+            let ours = match (record.caller, caller) {
+                (Some(number), Some(caller)) => number == caller,
+                _ => is_ours(record.text),
             };
             if record.is_error && ours && record.text.starts_with(b"overlay") {
                 let (start, end) = (record.start, record.start + record.text.len());

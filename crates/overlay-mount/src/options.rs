@@ -40,6 +40,8 @@ pub struct Options<'a, W> {
     lsm: Lsm,
     /// See [`Options::upper_as_layer`].
     pub(crate) top: Option<&'a [u8]>,
+    /// The option before whose layers `top` belongs.
+    pub(crate) below_top: Option<&'a [u8]>,
     /// Flags for `mount(2)`.
     pub flags: u32,
     /// Length in bytes of the options for the kernel, with a comma between each two.
@@ -62,6 +64,7 @@ impl<'a, W: Words<'a>> Options<'a, W> {
             words: words.clone(),
             lsm: Lsm::default(),
             top: None,
+            below_top: None,
             flags: 0,
             data_len: 0,
             propagation: false,
@@ -102,7 +105,7 @@ impl<'a, W: Words<'a>> Options<'a, W> {
             options.check_id_maps()?;
         }
         if options.flags & ms::RDONLY != 0 || read_only {
-            options.read_only(upper);
+            options.upper_becomes_layer(upper);
         }
         if lower { Ok(options) } else { Err(Refusal::NoLower) }
     }
@@ -180,7 +183,10 @@ impl<'a, W: Words<'a>> Options<'a, W> {
     /// or cannot be said there.
     pub(crate) fn put_into<const N: usize>(&self, data: &mut CBuf<N>) -> Option<()> {
         if self.top.is_some() {
-            return self.each_part(|part| data.push(part));
+            return self.each_part(|part| match part {
+                b"," => data.push_comma(),
+                part => data.push(part),
+            });
         }
         self.kept().try_for_each(|word| data.push_word(word))
     }

@@ -5,7 +5,6 @@
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::{Errno, Result, retry_on_intr};
-use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// `CLONE_NEWNS`: the child is in a mount namespace of its own (linux/sched.h).
 pub(crate) const NEWNS: usize = 0x2_0000;
@@ -47,11 +46,12 @@ impl Child {
     /// `run` and exits with its answer. `run` must do nothing but system calls: what another
     /// thread of ours holds locked stays locked in the child.
     pub(crate) fn clone(namespaces: usize, run: impl FnOnce() -> u8) -> Result<Self> {
-        const SIGCHLD: usize = 17;
+        // No signal tells of its end: who ignores SIGCHLD could not wait for it.
         // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own
         // copy of all memory, and never returns from here.
-        let pid = unsafe { call(number::CLONE, [namespaces | SIGCHLD, 0, 0, 0, 0]) }?;
+        let pid = unsafe { call(number::CLONE, [namespaces, 0, 0, 0, 0]) }?;
         if pid == 0 {
+            let _unwinding = ExitOnDrop;
             exit(run())
         }
         Ok(Self(u32::try_from(pid).map_err(|_| Errno::OVERFLOW)?))
@@ -64,9 +64,21 @@ impl Child {
 
     /// Waits for its end. Its exit code; `None` if a signal ended it or somebody else waited.
     pub(crate) fn wait(self) -> Option<u8> {
-        let pid = Pid::from_raw(self.0.cast_signed());
-        let (_, status) = retry_on_intr(|| waitpid(pid, WaitOptions::empty())).ok()??;
-        status.exit_status().and_then(|code| u8::try_from(code).ok())
+        const WALL: usize = 0x4000_0000;
+        let mut status = 0_u32;
+        let words = [self.0 as usize, &raw mut status as usize, WALL, 0, 0];
+        // SAFETY: the status lives through the call, and the kernel writes nothing else.
+        retry_on_intr(|| unsafe { call(number::WAIT4, words) }).ok()?;
+        (status & 0x7f == 0).then_some((status >> 8) as u8)
+    }
+}
+
+/// A child must not go on with what its parent does.
+struct ExitOnDrop;
+
+impl Drop for ExitOnDrop {
+    fn drop(&mut self) {
+        exit(u8::MAX)
     }
 }
 
@@ -97,6 +109,7 @@ pub(crate) fn mount_setattr_idmap(tree: impl AsFd, users: impl AsFd) -> Result<(
 mod number {
     pub(super) const RT_SIGACTION: usize = 13;
     pub(super) const CLONE: usize = 56;
+    pub(super) const WAIT4: usize = 61;
     pub(super) const EXECVE: usize = 59;
     pub(super) const EXIT_GROUP: usize = 231;
 }
@@ -106,6 +119,7 @@ mod number {
 mod number {
     pub(super) const RT_SIGACTION: usize = 134;
     pub(super) const CLONE: usize = 220;
+    pub(super) const WAIT4: usize = 260;
     pub(super) const EXECVE: usize = 221;
     pub(super) const EXIT_GROUP: usize = 94;
 }

@@ -12,16 +12,28 @@ use crate::words::key_value;
 impl<'a, W: Words<'a>> Options<'a, W> {
     /// An upper directory that can be named is a layer of a read-only mount.
     #[cold]
-    pub(crate) fn read_only(&mut self, upper: Option<&'a [u8]>) {
+    pub(crate) fn upper_becomes_layer(&mut self, upper: Option<&'a [u8]>) {
         self.top = upper.filter(|upper| !matches!(*upper, b"" | b"\\"));
-        if self.top.is_some() {
-            let mut length = 0;
-            let _ = self.each_part(|part| {
-                length += part.len();
-                Some(())
-            });
-            self.data_len = length;
+        if self.top.is_none() {
+            return;
         }
+        self.below_top = self.kept().fold(None, |below, word| match key_value(word) {
+            // An empty list takes back all layers before it.
+            (b"lowerdir", Some(list)) => Some(word).filter(|_| !list.is_empty()),
+            (b"lowerdir+" | b"datadir+", _) => below.or(Some(word)),
+            _ => below,
+        });
+        let mut length = 0;
+        let _ = self.each_part(|part| {
+            length += part.len();
+            Some(())
+        });
+        self.data_len = length;
+    }
+
+    /// Whether the [`upper_as_layer`](Self::upper_as_layer) belongs before the layers of `word`.
+    pub(crate) fn is_below_top(&self, word: &[u8]) -> bool {
+        self.below_top.map(<[u8]>::as_ptr) == Some(word.as_ptr())
     }
 
     /// The upper directory of a mount that ends up read-only, as it stands in its option. It is the
@@ -33,23 +45,19 @@ impl<'a, W: Words<'a>> Options<'a, W> {
     /// The parts of which the data of a mount with an upper directory as layer consists.
     #[cold]
     pub(crate) fn each_part(&self, mut put: impl FnMut(&[u8]) -> Option<()>) -> Option<()> {
-        let last = self.last(b"lowerdir").map(<[u8]>::as_ptr);
-        let (mut top, mut comma) = (self.top, &b""[..]);
+        let mut comma = &b""[..];
         for word in self.kept() {
             put(core::mem::replace(&mut comma, b","))?;
-            let (key, value) = key_value(word);
-            match (key, value, top) {
+            let upper = self.top.filter(|_| self.is_below_top(word));
+            match (key_value(word), upper) {
                 // A colon at the start stays a mistake.
-                (b"lowerdir", Some(value), Some(upper))
-                    if Some(value.as_ptr()) == last && !value.starts_with(b":") =>
-                {
+                ((b"lowerdir", Some(value)), Some(upper)) if !value.starts_with(b":") => {
                     let mut layer = CBuf::<4096>::new();
                     push_as_layer(&mut layer, upper)?;
-                    [b"lowerdir=", layer.as_bytes(), b":", value]
-                        .into_iter()
-                        .try_for_each(&mut put)?;
+                    let parts = [b"lowerdir=", layer.as_bytes(), b":", value];
+                    parts.into_iter().try_for_each(&mut put)?;
                 }
-                (b"lowerdir+" | b"datadir+", _, Some(upper)) if last.is_none() => {
+                ((b"lowerdir+" | b"datadir+", _), Some(upper)) => {
                     // Here a comma could only be escaped, and the backslash would be taken for a
                     // part of the path.
                     let path = unescape::<4096>(upper)?;
@@ -57,7 +65,6 @@ impl<'a, W: Words<'a>> Options<'a, W> {
                     let can_be_said = !path.iter().any(|byte| b",\\".contains(byte));
                     can_be_said.then_some(())?;
                     [b"lowerdir+=", path, b",", word].into_iter().try_for_each(&mut put)?;
-                    top = None;
                 }
                 _ => put(word)?,
             }
@@ -110,7 +117,11 @@ mod tests {
             ("lowerdir=/a,upperdir,workdir=/w,ro", "lowerdir=/a,upperdir,workdir=/w"),
             ("lowerdir=/a:/b,workdir=/w,ro", "lowerdir=/a:/b,workdir=/w"),
             ("lowerdir=:/a,upperdir=/u,ro", "lowerdir=:/a"),
-            ("lowerdir=,upperdir=/u,ro", "lowerdir=/u:"),
+            ("lowerdir=,upperdir=/u,ro", "lowerdir="),
+            (
+                "lowerdir+=/x,lowerdir=,lowerdir+=/a,lowerdir+=/b,upperdir=/u,ro",
+                "lowerdir+=/x,lowerdir=,lowerdir+=/u,lowerdir+=/a,lowerdir+=/b",
+            ),
         ];
         for (string, expected) in table {
             assert_eq!(data(string).as_deref(), Some(*expected), "{string}");
