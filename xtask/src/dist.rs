@@ -108,10 +108,15 @@ pub(crate) fn run() -> Result<()> {
     package::run(&paths::dist())
 }
 
-/// The helper's two builds as they are released, in `dist`: what it is measured and tested by is
-/// how it is linked.
-pub(crate) fn helper(dist: &Path) -> Result<()> {
+/// The helper.
+pub(crate) const HELPER: &str = "nydus-overlayfs";
+/// Both builds of it.
+pub(crate) const HELPERS: [&str; 2] = [HELPER, "nydus-overlayfs-std"];
+
+/// Builds these as they are released into `dist`.
+pub(crate) fn some(names: &[&str], dist: &Path) -> Result<()> {
     fs::create_dir_all(dist)?;
+<<<<<<< HEAD
     let mut helpers = BINARIES.iter().filter(|binary| binary.package == "nydus-overlayfs");
     helpers.try_for_each(|binary| build(binary, dist))
 }
@@ -120,6 +125,10 @@ pub(crate) fn helper(dist: &Path) -> Result<()> {
 pub(crate) fn helper_that_panics(dist: &Path) -> Result<()> {
     fs::create_dir_all(dist)?;
     PANICS.iter().try_for_each(|binary| build(binary, dist))
+=======
+    let chosen = BINARIES.iter().filter(|binary| names.contains(&binary.name));
+    chosen.into_iter().try_for_each(|binary| build(binary, dist))
+>>>>>>> ci
 }
 
 /// Puts programs that cargo has built with the tests into `dist`, beside the helper. Those that are

@@ -1,7 +1,7 @@
 //! What is checked before a test is run.
 
 use crate::cmd::{self, Cmd};
-use crate::{paths, ui};
+use crate::{dist, paths, ui};
 use anyhow::Result;
 
 /// What it is, and cargo's words.
@@ -32,14 +32,24 @@ const CHECKS: &[(&str, &str)] = &[
         "clippy --quiet --locked --package vm-shim --no-default-features -- -D warnings",
     ),
     ("cargo check fuzz", "check --quiet --locked --manifest-path fuzz/Cargo.toml"),
-    ("cargo doc", "doc --quiet --locked --workspace --no-deps"),
+    // With the examples, the dependencies have the features that clippy has checked them with.
+    ("cargo doc", "doc --quiet --locked --workspace --no-deps --lib --bins --examples"),
 ];
 
 /// Checks all of it.
 pub(crate) fn run() -> Result<()> {
     CHECKS.iter().try_for_each(|(what, words)| {
         let mut cargo = Cmd::new(&what.replace([' ', ','], "-"), 1800, cmd::cargo());
-        cargo.args(words.split(' ')).env("RUSTDOCFLAGS", "-D warnings");
+        let (words, lints) = words.split_once(" -- ").unwrap_or((words, ""));
+        cargo.args(words.split(' '));
+        if !words.starts_with("fmt") {
+            // As the tests are built, so that what build scripts do is done once.
+            cargo.args(["--target", &dist::host()?]).env("CARGO_ENCODED_RUSTFLAGS", dist::STATIC);
+        }
+        if !lints.is_empty() {
+            cargo.arg("--").args(lints.split(' '));
+        }
+        cargo.env("RUSTDOCFLAGS", "-D warnings");
         // Nothing gets linked, so libFuzzer need not be compiled.
         cargo.env("CUSTOM_LIBFUZZER_PATH", paths::target().join("libfuzzer.a"));
         ui::step(what, || cargo.run())

@@ -38,9 +38,12 @@ enum Task {
         full: bool,
     },
     /// Mount a tree through the real mount.fuse3, then run containers by runc and in a guest
-    Demo,
+    Demo {
+        /// The first part alone
+        part: Option<demo::Part>,
+    },
     #[command(hide = true)]
-    DemoInside,
+    DemoInside { part: demo::Part, program: Option<std::path::PathBuf> },
     /// Measure helper and snapshotter beside their peers, as tables, JSON and plots
     Bench(bench::Options),
     #[command(hide = true)]
@@ -58,8 +61,8 @@ fn main() -> ExitCode {
             let also = if full { tools::Also::All } else { tools::Also::Nothing };
             tools::run(also).map(|_| true)
         }
-        Task::Demo => demo::run(),
-        Task::DemoInside => demo::inside().map(|()| true),
+        Task::Demo { part } => demo::run(part),
+        Task::DemoInside { part, program } => demo::inside(part, program).map(|()| true),
         Task::Bench(options) => bench::run(&options),
         Task::BenchInside(options) => bench::inside(&options),
         Task::Test(options) => test::run(&options),

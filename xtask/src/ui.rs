@@ -16,6 +16,8 @@ struct Screen {
     /// A line is shown when a step begins, too.
     announced: bool,
     drawn: bool,
+    /// A thread draws.
+    redrawn: bool,
 }
 
 static SCREEN: Mutex<Screen> = Mutex::new(Screen {
@@ -25,6 +27,7 @@ static SCREEN: Mutex<Screen> = Mutex::new(Screen {
     planned: None,
     announced: false,
     drawn: false,
+    redrawn: false,
 });
 
 fn screen() -> MutexGuard<'static, Screen> {
@@ -62,7 +65,6 @@ impl Screen {
     }
 }
 
-#[allow(dead_code)]
 /// Says how many steps there will be, each of which is announced when it begins.
 pub(crate) fn plan(steps: usize) {
     let mut screen = screen();
@@ -88,7 +90,7 @@ fn begin(what: &str, start: Instant) -> usize {
     let number = screen.begun;
     screen.running.push((number, what.to_owned(), start));
     if std::io::stdout().is_terminal() {
-        if number == 1 {
+        if !std::mem::replace(&mut screen.redrawn, true) {
             std::thread::spawn(redraw);
         }
     } else if screen.announced {

@@ -50,7 +50,7 @@ enum Watch {
 #[derive(Debug)]
 enum Family {
     Child(Child),
-    Ended(ExitStatus),
+    Ended(Exit),
     Stranger,
 }
 
@@ -87,10 +87,13 @@ impl Process {
             Watch::Connection(socket) => hung_up(socket).await,
         }
         // A child of an uncommon runtime may be seen as ended a moment before it can be reaped.
-        while self.is_child() && self.status().is_none() {
-            sleep(Duration::from_millis(20)).await;
+        loop {
+            match self.exit() {
+                Some(exit) => return exit,
+                None if self.is_child() => sleep(Duration::from_millis(20)).await,
+                None => return Exit(None),
+            }
         }
-        Exit(self.status())
     }
 
     /// Whether the process has ended, as far as that can be told without waiting.
@@ -100,7 +103,7 @@ impl Process {
                 let mut ended = [PollFd::new(fd.get_ref(), PollFlags::IN)];
                 poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
             }
-            Watch::Child => self.status().is_some(),
+            Watch::Child => self.exit().is_some(),
             Watch::Connection(_) => false,
         }
     }
@@ -134,15 +137,16 @@ impl Process {
         !matches!(*family, Family::Stranger)
     }
 
-    /// Exit status of a child that has ended.
-    fn status(&self) -> Option<ExitStatus> {
+    /// How a child has ended; without its status if another has waited for it.
+    fn exit(&self) -> Option<Exit> {
         let mut family = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Family::Child(child) = &mut *family
-            && let Ok(Some(status)) = child.try_wait()
-        {
-            *family = Family::Ended(status);
+        if let Family::Child(child) = &mut *family {
+            match child.try_wait() {
+                Ok(None) => {}
+                ended => *family = Family::Ended(Exit(ended.ok().flatten())),
+            }
         }
-        if let Family::Ended(status) = *family { Some(status) } else { None }
+        if let Family::Ended(exit) = *family { Some(exit) } else { None }
     }
 }
 
@@ -201,6 +205,22 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(50);
     const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn children_for_whom_another_waited_have_ended() {
+        for pidfd in [true, false] {
+            let child = Command::new("true").spawn().unwrap();
+            let mut process = Process::of_child(child).unwrap();
+            if !pidfd {
+                process.watch = Watch::Child;
+            }
+            rustix::process::waitpid(Some(process.pid), rustix::process::WaitOptions::empty())
+                .unwrap();
+            let exit = timeout(LIMIT, process.ended()).await.unwrap();
+            assert_eq!(exit, Exit(None));
+            assert!(process.has_ended());
+        }
+    }
 
     #[tokio::test]
     async fn children_are_watched_with_and_without_pidfd() {

@@ -7,6 +7,7 @@ use crate::{dist, paths, ui};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -39,14 +40,20 @@ impl TestProgram {
 
 /// All that was built.
 #[derive(Default)]
-pub(super) struct Built {
+pub(crate) struct Built {
     pub(super) tests: Vec<TestProgram>,
     programs: BTreeMap<String, PathBuf>,
 }
 
 impl Built {
-    /// The programs besides the helper.
-    pub(super) fn programs(&self) -> impl Iterator<Item = (&str, &Path)> {
+    /// A program.
+    pub(crate) fn program(&self, name: &str) -> Result<&Path> {
+        let path = self.programs.get(name).map(PathBuf::as_path);
+        path.with_context(|| format!("cargo built no program {name}"))
+    }
+
+    /// Our programs besides the helper.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = (&str, &Path)> {
         let path = |name| self.programs.get(name).map(PathBuf::as_path);
         PROGRAMS.iter().filter_map(move |(name, _)| Some((*name, path(*name)?)))
     }
@@ -62,16 +69,21 @@ pub(super) fn links() -> PathBuf {
 
 /// Builds what these tiers need.
 pub(super) fn run(chosen: &[Tier]) -> Result<Built> {
-    let mut cargo = cargo("build-tests")?;
-    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-    match wanted(chosen)? {
-        None => cargo.arg("--tests"),
-        Some(targets) => cargo.args(targets),
-    };
-    ui::step("build tests", || cargo.run())?;
-    let built = read(&String::from_utf8_lossy(&fs::read(cargo.log())?));
+    let words = wanted(chosen)?.unwrap_or_else(|| vec!["--tests".to_owned()]);
+    let built = targets("build tests", words)?;
     link(&built).context("cannot link to test programs")?;
     Ok(built)
+}
+
+/// Builds the targets that these words of cargo's choose.
+pub(crate) fn targets<W: AsRef<OsStr>>(
+    what: &str,
+    words: impl IntoIterator<Item = W>,
+) -> Result<Built> {
+    let mut cargo = cargo(&what.replace(' ', "-"))?;
+    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]).args(words);
+    ui::step(what, || cargo.run())?;
+    Ok(read(&String::from_utf8_lossy(&fs::read(cargo.log())?)))
 }
 
 /// `cargo test`, in the way that is the same for all that is built. Linked statically, the programs

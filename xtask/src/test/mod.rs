@@ -1,6 +1,6 @@
 //! `cargo xtask test`: runs tiers, counts what they ran and what they could not run.
 
-mod build;
+pub(crate) mod build;
 mod fuzz;
 mod lanes;
 mod outcome;
@@ -95,7 +95,7 @@ fn prepare(
         if end_to_end && full {
             dist::run()?;
         } else if end_to_end {
-            dist::helper(&programs(full))?;
+            dist::some(&dist::HELPERS, &programs(full))?;
             dist::for_tests(built.programs(), &programs(full))?;
         }
         if !full && chosen.iter().any(|tier| tier.name == "package") {

@@ -46,6 +46,29 @@ pub(crate) fn run(also: Also) -> Result<Missing> {
     })
 }
 
+/// Fetches these parts and, if `nydusd` is wanted, builds it meanwhile.
+pub(crate) fn some(names: &[&str], nydusd: bool) -> Result<()> {
+    fs::create_dir_all(paths::tools())?;
+    let _lock = lock()?;
+    let fetch_some = || {
+        let mut suites = Suites::default();
+        let mut parts = PARTS.iter().filter(|part| names.contains(&part.name));
+        parts.try_for_each(|part| fetch(part, &mut suites))
+    };
+    std::thread::scope(|scope| {
+        let fetched = scope.spawn(fetch_some);
+        if nydusd {
+            nydusd::install(For::Tests, &paths::tools().join("nydusd"))?;
+        }
+        fetched.join().map_err(|_| anyhow!("fetching panicked"))?
+    })
+}
+
+/// Installs what runs guests, which finds its firmware only where it is installed.
+pub(crate) fn qemu() -> Result<()> {
+    apt::need("qemu-system-x86_64", "qemu-system-x86")
+}
+
 fn fetch_all(also: Also) -> Result<Missing> {
     let mut missing = Missing::new();
     let mut note = |name: &'static str, done: Result<()>| {
@@ -63,8 +86,7 @@ fn fetch_all(also: Also) -> Result<Missing> {
         }
     }
     note(debootstrap::ROOT, debootstrap::run(&suites.keyring()));
-    // QEMU finds its firmware only where it is installed.
-    note("QEMU", apt::need(QEMU, "qemu-system-x86"));
+    note("QEMU", qemu());
     Ok(missing)
 }
 
@@ -86,9 +108,6 @@ pub(crate) fn for_bench() -> Result<PathBuf> {
     }
     Ok(view)
 }
-
-/// Runs guests.
-const QEMU: &str = "qemu-system-x86_64";
 
 /// Whether a part is there.
 pub(crate) fn has(name: &str) -> bool {

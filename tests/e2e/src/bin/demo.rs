@@ -22,8 +22,34 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     done(start);
-    show(&mut node);
+    match std::env::args().nth(1).as_deref() {
+        Some("guest") => show_guest(&node),
+        _ => show(&mut node),
+    }
     ExitCode::SUCCESS
+}
+
+/// A container whose snapshot is then run in a guest.
+fn show_guest(node: &Node) {
+    let start = step("build a Nydus image, push and pull it, and run a container under runc");
+    let Some((_, reference)) = node.pulled() else { return println!("  not run: no nydus-image") };
+    let shell = "echo mine > /data/new; sleep 1000";
+    let ran = node.containerd.start_container(&[], &reference, "demo", &["sh", "-c", shell]);
+    node.done(&ran);
+    let written = || node.containerd.exec("demo", &["cat", "/data/new"]).ok();
+    assert!(service::until(LIMIT, written), "{}", node.logs());
+    node.done(&node.containerd.ctr(&["tasks", "rm", "--force", "demo"]));
+    done(start);
+    guest(node);
+    node.done(&node.containerd.ctr(&["containers", "rm", "demo"]));
+    remove(node, &reference);
+}
+
+fn remove(node: &Node, reference: &str) {
+    let start = step("containers and image are removed; nothing is left");
+    node.remove(reference);
+    done(start);
+    assert_eq!(service::naming(&node.snapshotter.root().join("socket")), []);
 }
 
 fn show(node: &mut Node) {
@@ -77,14 +103,8 @@ fn show(node: &mut Node) {
     println!("    {} of {whole} bytes are read by now", served(node));
 
     node.done(&node.containerd.ctr(&["tasks", "rm", "--force", "demo"]));
-    guest(node);
-
     native(node, &reference);
-
-    let start = step("containers and image are removed; nothing is left");
-    node.remove(&reference);
-    done(start);
-    assert_eq!(service::naming(&node.snapshotter.root().join("socket")), []);
+    remove(node, &reference);
 }
 
 /// The image is completed; then the kernel serves it, and no daemon runs.
