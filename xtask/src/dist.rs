@@ -112,23 +112,14 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) const HELPER: &str = "nydus-overlayfs";
 /// Both builds of it.
 pub(crate) const HELPERS: [&str; 2] = [HELPER, "nydus-overlayfs-std"];
+/// Both with a panic put in.
+pub(crate) const PANICKING: [&str; 2] = ["nydus-overlayfs-panic", "nydus-overlayfs-std-panic"];
 
 /// Builds these as they are released into `dist`.
 pub(crate) fn some(names: &[&str], dist: &Path) -> Result<()> {
     fs::create_dir_all(dist)?;
-<<<<<<< HEAD
-    let mut helpers = BINARIES.iter().filter(|binary| binary.package == "nydus-overlayfs");
-    helpers.try_for_each(|binary| build(binary, dist))
-}
-
-/// The same two with a panic put in.
-pub(crate) fn helper_that_panics(dist: &Path) -> Result<()> {
-    fs::create_dir_all(dist)?;
-    PANICS.iter().try_for_each(|binary| build(binary, dist))
-=======
-    let chosen = BINARIES.iter().filter(|binary| names.contains(&binary.name));
-    chosen.into_iter().try_for_each(|binary| build(binary, dist))
->>>>>>> ci
+    let all = BINARIES.iter().chain(PANICS);
+    { all }.filter(|one| names.contains(&one.name)).try_for_each(|one| build(one, dist))
 }
 
 /// Puts programs that cargo has built with the tests into `dist`, beside the helper. Those that are

@@ -55,7 +55,7 @@ const BY_LAYERS: &[(&str, &str, Names)] = &[
 /// Builds and fetches the programs, then measures in a namespace that goes away.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let tools = match options.helper {
-        true => dist::helper(&paths::dist())
+        true => dist::some(&dist::HELPERS, &paths::dist())
             .and_then(|()| tools::run(tools::Also::Nothing))
             .map(|_| None)?,
         false => {
