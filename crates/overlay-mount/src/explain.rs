@@ -53,12 +53,13 @@ pub fn explain<'a, W: Words<'a>>(request: &Request<'a, W>, failure: &Failure<'a>
     }
 }
 
-/// Whether this process may mount at all: it has CAP_SYS_ADMIN, and in the user namespace that owns
-/// its mount namespace, as fsopen(2) requires.
+/// Whether this process may mount at all: it has CAP_SYS_ADMIN, and in a user namespace of its own
+/// also a mount namespace that belongs to it, without which fsopen(2) is refused.
 pub fn may_mount() -> bool {
-    let has =
-        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    has && (has_seccomp_filter() || Linux.fsopen(c"overlay").err() != Some(Errno::PERM))
+    let sets = capabilities(None).map(|sets| sets.effective);
+    let has = sets.is_ok_and(|sets| sets.contains(CapabilitySet::SYS_ADMIN));
+    let is_refused = || Linux.fsopen(c"overlay").err() == Some(Errno::PERM);
+    has && (in_initial_user_namespace() || has_seccomp_filter() || !is_refused())
 }
 
 struct Explanation<'e, 'a, W> {
