@@ -53,17 +53,9 @@ impl<const N: usize> CBuf<N> {
     /// Appends `word`, after a comma if it is not the first.
     pub fn push_word(&mut self, word: &[u8]) -> Option<()> {
         if self.len > 0 {
-            self.push_comma()?;
+            self.push(b",")?;
         }
         self.push(word)
-    }
-
-    /// Appends a comma that ends an option. A backslash at the end of the option, which stands for
-    /// nothing there, would make the comma part of it.
-    pub(crate) fn push_comma(&mut self) -> Option<()> {
-        let backslashes = self.as_bytes().iter().rev().take_while(|byte| **byte == b'\\').count();
-        self.len -= backslashes % 2;
-        self.push(b",")
     }
 
     /// Appends `number` in decimal; `None` if it does not fit.
@@ -223,22 +215,6 @@ mod tests {
             buf.push(b" ").unwrap();
         }
         assert_eq!(buf.as_bytes(), b"0 7 10 4294967295 ");
-    }
-
-    /// What is one option here must be one for the kernel, too.
-    #[test]
-    fn no_option_swallows_the_next() {
-        let table: &[(&[&[u8]], &[u8])] = &[
-            (&[b"ro=1\\", b"rw=1"], b"ro=1,rw=1"),
-            (&[b"a=\\\\", b"b"], b"a=\\\\,b"),
-            (&[b"a=\\\\\\", b"b\\"], b"a=\\\\,b\\"),
-        ];
-        for (words, expected) in table {
-            let mut data = CBuf::<32>::new();
-            words.iter().for_each(|word| data.push_word(word).unwrap());
-            assert_eq!(data.as_bytes(), *expected);
-            assert_eq!(data.as_c_str().to_bytes(), *expected);
-        }
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub fn explain<'a, W: Words<'a>>(request: &Request<'a, W>, failure: &Failure<'a>
         Failure::Refused(Refusal::NoName(word)) => {
             line.text("option ").quoted(word).text(" has no name");
         }
+        Failure::Refused(Refusal::Unfinished(word)) => {
+            line.text("option ").quoted(word).text(" ends in a backslash, before another option");
+        }
         Failure::Refused(Refusal::Unsupported(word, why)) => {
             line.text("option ").quoted(word).text(" is not supported: ").text(why);
         }

@@ -27,6 +27,8 @@ pub enum Refusal<'a> {
     NoLower,
     /// An option without a name, see [`nameless`](crate::words::nameless).
     NoName(&'a [u8]),
+    /// An option that ends in a backslash and would swallow the next one.
+    Unfinished(&'a [u8]),
     /// An option of the table that is refused, and why.
     Unsupported(&'a [u8], &'static str),
     /// An option whose value cannot be read, and what was expected.
@@ -73,7 +75,12 @@ impl<'a, W: Words<'a>> Options<'a, W> {
         };
         let mut lsm = Some(lsm);
         let (mut lower, mut upper, mut read_only) = (false, None, false);
+        let mut unfinished = None;
         for word in words {
+            if let Some(word) = unfinished {
+                return Err(Refusal::Unfinished(word));
+            }
+            unfinished = Some(word).filter(|word| is_unfinished(word));
             let effect = effect(word);
             if let Some(Effect::SeLinux | Effect::Smack) = effect
                 && let Some(lsm) = lsm.take()
@@ -183,10 +190,7 @@ impl<'a, W: Words<'a>> Options<'a, W> {
     /// or cannot be said there.
     pub(crate) fn put_into<const N: usize>(&self, data: &mut CBuf<N>) -> Option<()> {
         if self.top.is_some() {
-            return self.each_part(|part| match part {
-                b"," => data.push_comma(),
-                part => data.push(part),
-            });
+            return self.each_part(|part| data.push(part));
         }
         self.kept().try_for_each(|word| data.push_word(word))
     }
@@ -203,6 +207,12 @@ impl<'a, W: Words<'a>> Options<'a, W> {
         let flags = self.flags;
         FLAGS.into_iter().filter(move |(bit, _)| flags & bit != 0).map(|(_, name)| name)
     }
+}
+
+/// Whether the kernel would take a comma after `word` for a part of it.
+fn is_unfinished(word: &[u8]) -> bool {
+    let backslashes = word.iter().rev().take_while(|byte| **byte == b'\\');
+    backslashes.count() % 2 == 1
 }
 
 /// The value of `word` if its key is `key`.
@@ -295,6 +305,22 @@ mod tests {
         ];
         for (strings, flags, kept, relative) in table {
             assert_eq!(read(strings), Ok((*flags, String::from(*kept), *relative)), "{strings:?}");
+        }
+    }
+
+    #[test]
+    fn unfinished() {
+        let table = [
+            (["lowerdir=/a,ro=1\\", "rw=1"], true),
+            (["lowerdir=/a\\\\\\", "a"], true),
+            (["lowerdir=/a,\\", "a"], true),
+            (["lowerdir=/a", "a\\"], false),
+            (["lowerdir=/a\\\\", "a"], false),
+            (["lowerdir=/a\\", ""], false),
+        ];
+        for (strings, expected) in table {
+            let is_it = matches!(read(&strings), Err(Refusal::Unfinished(_)));
+            assert_eq!(is_it, expected, "{strings:?}");
         }
     }
 

@@ -86,12 +86,14 @@ fn read_only(mut words: Words) -> Words {
         return words;
     }
     words.retain(|word| !word.starts_with(b"upperdir=") && !word.starts_with(b"workdir="));
-    let lower = words.iter_mut().rfind(|word| word.starts_with(b"lowerdir="));
-    if let Some(lower) = lower {
+    let lower = words.iter().rposition(|word| word.starts_with(b"lowerdir="));
+    // An empty one takes back what is before it.
+    let from = lower.filter(|at| words[*at] == b"lowerdir=").unwrap_or(0);
+    if let Some(at) = lower.filter(|at| words[*at] != b"lowerdir=") {
         let first = [&with_escaped_colons(&upper), b":".as_slice()].concat();
-        lower.splice(b"lowerdir=".len()..b"lowerdir=".len(), first);
-    } else if let Some(at) = words.iter().position(|word| is_list(word)) {
-        words.insert(at, [b"lowerdir+=".as_slice(), &unescaped(&upper)].concat());
+        words[at].splice(b"lowerdir=".len()..b"lowerdir=".len(), first);
+    } else if let Some(at) = words.iter().skip(from).position(|word| is_list(word)) {
+        words.insert(from + at, [b"lowerdir+=".as_slice(), &unescaped(&upper)].concat());
     }
     words
 }
