@@ -115,8 +115,7 @@ mod tests {
         let lower = (1..=count).map(path).collect::<Vec<_>>().join(":");
         let [upper, work] = ["u", "w"].map(|name| path(0) + name);
         let carried = format!("extraoption={SECRET},io.katacontainers.volume={SECRET}");
-        let all =
-            format!("{carried},lowerdir={lower},upperdir={upper},workdir={work},{carried}");
+        let all = format!("{carried},lowerdir={lower},upperdir={upper},workdir={work},{carried}");
         ["", ",ro", ",private", ",uidmap=0:1:2,gidmap=0:1:2", ",context=\"a,b\""]
             .map(|more| (all.clone() + more).into_bytes())
             .into()

@@ -200,7 +200,10 @@ fn mounts_with_and_without_proc_and_fuse3() {
             ours.iter().for_each(|words| check_mount(debian, words));
             assert_eq!(debian.run(&chain).code(), Some(127));
             let ran = debian.run(&format!("{front} mount.fuse3 nosuch#source /mnt/t"));
-            assert!(ran.code() == Some(127) && ran.said().contains("(install package fuse3)"), "{ran}");
+            assert!(
+                ran.code() == Some(127) && ran.said().contains("(install package fuse3)"),
+                "{ran}"
+            );
         }
     });
 }
