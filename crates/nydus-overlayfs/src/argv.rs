@@ -54,9 +54,10 @@ pub enum Usage<'a> {
 impl<'a, A: Arguments<'a>> Invocation<'a, A> {
     /// The values of all `-o`, in order.
     pub fn options(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a, A> {
-        Tokens::new(self.arguments.clone()).filter_map(|token| match token {
-            Token::Value(b'o', value) => Some(value.to_bytes()),
-            _ => None,
+        let mut getopt = Getopt::default();
+        self.arguments.clone().filter_map(move |argument| {
+            let argument = argument.to_bytes();
+            getopt.option_value(argument).and_then(|start| argument.get(start..))
         })
     }
 }
@@ -73,117 +74,100 @@ pub fn parse<'a, A: Arguments<'a>>(
     let (mut fake, mut verbose, mut namespace) = (false, false, None);
     let mut positionals = [None; 2];
     let mut count = 0;
-    for token in Tokens::new(arguments.clone()) {
-        match token {
-            Token::Positional(argument) => {
-                *positionals.get_mut(count).ok_or(Usage::TooMany(count + 1))? = Some(argument);
-                count += 1;
+    let mut getopt = Getopt::default();
+    for argument in arguments.clone() {
+        for token in getopt.tokens(argument.to_bytes()) {
+            match token {
+                Token::Positional => {
+                    *positionals.get_mut(count).ok_or(Usage::TooMany(count + 1))? = Some(argument);
+                    count += 1;
+                }
+                Token::Flag(b'f') => fake = true,
+                Token::Flag(b'v') => verbose = true,
+                Token::Flag(b's' | b'n') | Token::Value(b'o' | b't', _) => {}
+                Token::Value(b'N', start) => namespace = Some(from(argument, start)),
+                Token::Long(b"help") => return Ok(Command::Help),
+                Token::Long(b"version") => return Ok(Command::Version),
+                Token::Flag(flag) | Token::Value(flag, _) => return Err(Usage::Unknown(flag)),
+                Token::Long(name) => return Err(Usage::UnknownLong(name)),
             }
-            Token::Letter(b'f') => fake = true,
-            Token::Letter(b'v') => verbose = true,
-            Token::Letter(b's' | b'n') | Token::Value(b'o' | b't', _) => {}
-            Token::Value(b'N', path) => namespace = Some(path),
-            Token::Long(b"help") => return Ok(Command::Help),
-            Token::Long(b"version") => return Ok(Command::Version),
-            Token::Letter(letter) | Token::Value(letter, _) => return Err(Usage::Unknown(letter)),
-            Token::Long(name) => return Err(Usage::UnknownLong(name)),
-            Token::NoValue(b'o') if lenient => {}
-            Token::NoValue(letter) => return Err(Usage::NoValue(letter)),
         }
+    }
+    if let Some(flag) = getopt.awaited.filter(|flag| *flag != b'o' || !lenient) {
+        return Err(Usage::NoValue(flag));
     }
     let [Some(source), Some(target)] = positionals else { return Err(Usage::NoTarget) };
     Ok(Command::Mount(Invocation { source, target, fake, verbose, namespace, arguments }))
 }
 
-/// Letters that take a value, glued or as the next argument.
-const WITH_VALUE: &[u8] = b"Not";
+/// What is left of `argument` from `start`, which is not behind its end.
+pub(crate) fn from(argument: &CStr, start: usize) -> &CStr {
+    let rest = argument.to_bytes_with_nul().get(start..).unwrap_or_default();
+    CStr::from_bytes_with_nul(rest).unwrap_or_default()
+}
 
-/// Finds the values of `-o` one argument after the other, and holds no reference to any.
+/// What an argument has.
+#[derive(Clone, Copy)]
+enum Token<'t> {
+    Positional,
+    Flag(u8),
+    /// A flag and where in the argument its value starts.
+    Value(u8, usize),
+    /// A flag of two dashes, up to its `=`.
+    Long(&'t [u8]),
+}
+
+/// Splits argument after argument as getopt(3) does, and holds no reference to any.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OptionValues {
+pub struct Getopt {
+    /// The flag at the end of the last argument, whose value is the next one.
     awaited: Option<u8>,
     only_positionals: bool,
 }
 
-impl OptionValues {
+impl Getopt {
     /// Where the value of `-o` starts in `argument`, which comes after those that were given
-    /// before, if it has one: at its start, or behind letters as in `-oX` and `-fnoX`.
-    pub fn find(&mut self, argument: &[u8]) -> Option<usize> {
-        if let Some(letter) = self.awaited.take() {
-            return (letter == b'o').then_some(0);
-        }
-        self.only_positionals |= argument == b"--";
-        let letters = argument.strip_prefix(b"-").filter(|rest| rest.first() != Some(&b'-'))?;
-        let at = letters.iter().position(|letter| WITH_VALUE.contains(letter))?;
-        if self.only_positionals {
-            return None;
-        }
-        if at + 1 == letters.len() {
-            self.awaited = Some(letters[at]);
-            return None;
-        }
-        (letters[at] == b'o').then_some(at + 2)
-    }
-}
-
-enum Token<'a> {
-    Positional(&'a CStr),
-    Letter(u8),
-    Value(u8, &'a CStr),
-    Long(&'a [u8]),
-    NoValue(u8),
-}
-
-/// Splits arguments as getopt(3) does.
-#[derive(Clone)]
-struct Tokens<'a, A> {
-    arguments: A,
-    /// What is left of an argument like `-fnv`.
-    letters: &'a CStr,
-    only_positionals: bool,
-}
-
-impl<'a, A: Arguments<'a>> Tokens<'a, A> {
-    fn new(arguments: A) -> Self {
-        Self { arguments, letters: c"", only_positionals: false }
+    /// before, if it has one.
+    pub fn option_value(&mut self, argument: &[u8]) -> Option<usize> {
+        self.tokens(argument).find_map(|token| match token {
+            Token::Value(b'o', start) => Some(start),
+            _ => None,
+        })
     }
 
-    fn letter(&mut self) -> Option<Token<'a>> {
-        let letter = *self.letters.to_bytes().first()?;
-        self.letters = CStr::from_bytes_with_nul(&self.letters.to_bytes_with_nul()[1..]).ok()?;
-        if !WITH_VALUE.contains(&letter) {
-            return Some(Token::Letter(letter));
-        }
-        let glued = core::mem::take(&mut self.letters);
-        let value = if glued.is_empty() { self.arguments.next() } else { Some(glued) };
-        Some(value.map_or(Token::NoValue(letter), |value| Token::Value(letter, value)))
-    }
-}
-
-impl<'a, A: Arguments<'a>> Iterator for Tokens<'a, A> {
-    type Item = Token<'a>;
-
-    fn next(&mut self) -> Option<Token<'a>> {
-        if let Some(token) = self.letter() {
-            return Some(token);
-        }
-        let argument = self.arguments.next()?;
-        match argument.to_bytes() {
-            _ if self.only_positionals => Some(Token::Positional(argument)),
+    /// What `argument` has, to be read to its end or to its value.
+    fn tokens<'t>(&mut self, argument: &'t [u8]) -> impl Iterator<Item = Token<'t>> {
+        const WITH_VALUE: &[u8] = b"Not";
+        let mut flags = &b""[..];
+        let whole = match argument {
+            _ if let Some(flag) = self.awaited.take() => Some(Token::Value(flag, 0)),
+            _ if self.only_positionals => Some(Token::Positional),
             b"--" => {
                 self.only_positionals = true;
-                self.next()
+                None
             }
             [b'-', b'-', long @ ..] => {
                 Some(Token::Long(long.split(|byte| *byte == b'=').next().unwrap_or_default()))
             }
-            [b'-', _, ..] => {
-                let letters = &argument.to_bytes_with_nul()[1..];
-                self.letters = CStr::from_bytes_with_nul(letters).unwrap_or_default();
-                self.letter()
+            [b'-', rest @ ..] if !rest.is_empty() => {
+                flags = rest;
+                None
             }
-            _ => Some(Token::Positional(argument)),
-        }
+            _ => Some(Token::Positional),
+        };
+        whole.into_iter().chain(core::iter::from_fn(move || {
+            let (flag, rest) = flags.split_first()?;
+            flags = rest;
+            if !WITH_VALUE.contains(flag) {
+                return Some(Token::Flag(*flag));
+            }
+            flags = b"";
+            if rest.is_empty() {
+                self.awaited = Some(*flag);
+                return None;
+            }
+            Some(Token::Value(*flag, argument.len() - rest.len()))
+        }))
     }
 }
 
@@ -250,10 +234,10 @@ mod tests {
             ("overlay,extraoption=x - -fn", &[]),
         ];
         for (line, expected) in table {
-            let mut values = OptionValues::default();
+            let mut getopt = Getopt::default();
             let found = line.split(' ').enumerate();
             let found: Vec<_> = found
-                .filter_map(|(index, one)| Some((index, values.find(one.as_bytes())?)))
+                .filter_map(|(index, one)| Some((index, getopt.option_value(one.as_bytes())?)))
                 .collect();
             assert_eq!(found, *expected, "{line}");
         }

@@ -4,7 +4,7 @@
 
 use core::ffi::{CStr, c_char};
 use nydus_overlayfs::Standard;
-use nydus_overlayfs::argv::OptionValues;
+use nydus_overlayfs::argv::Getopt;
 use nydus_overlayfs::mount_fuse::{InvokedAs, invoked_as};
 use rustix::stdio::{stderr, stdin, stdout};
 
@@ -53,10 +53,10 @@ unsafe fn start(argc: usize, argv: *const *mut c_char) -> u8 {
         // SAFETY: the caller's promise; other than as a helper there is a name.
         return unsafe { pass_on(&argv) };
     }
-    let mut values = OptionValues::default();
+    let mut getopt = Getopt::default();
     for index in 1..argc {
         let argument = argv.get_mut(index);
-        if let Some(options) = values.find(argument) {
+        if let Some(options) = getopt.option_value(argument) {
             nydus_overlayfs::secrets::blank(&mut argument[options..]);
         }
     }

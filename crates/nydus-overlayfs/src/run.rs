@@ -12,7 +12,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{getegid, geteuid, getgid, getuid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::argv::{Arguments, Command, Invocation, Usage, parse};
+use crate::argv::{Arguments, Command, Invocation, Usage, from, parse};
 use crate::mount_fuse::{self, HandOn, InvokedAs};
 
 /// What `--version` prints.
@@ -130,11 +130,10 @@ fn run_mount<'a>(
     standard: Standard,
 ) -> u8 {
     if let InvokedAs::MountFuse(source) = invoked_as {
-        let source = source.and_then(|at| invocation.source.to_bytes_with_nul().get(at..));
-        let Some(source) = source.and_then(|source| CStr::from_bytes_with_nul(source).ok()) else {
+        let Some(start) = source else {
             return standard.fail(USAGE, |line| explain_usage(Usage::NoTarget, line));
         };
-        invocation.source = source;
+        invocation.source = from(invocation.source, start);
     }
     if let Some(path) = invocation.namespace
         && let Err(errno) = enter_namespace(path)
@@ -205,9 +204,9 @@ fn explain_usage(usage: Usage<'_>, line: &mut Line) {
             line.text("unexpected argument ").number(number);
             line.text(": expected SOURCE TARGET -o OPTIONS")
         }
-        Usage::Unknown(letter) => line.text("unknown flag ").quoted(&[b'-', letter]),
+        Usage::Unknown(flag) => line.text("unknown flag ").quoted(&[b'-', flag]),
         Usage::UnknownLong(name) => line.text("unknown flag '--").escaped(name).text("'"),
-        Usage::NoValue(letter) => line.quoted(&[b'-', letter]).text(" needs a value"),
+        Usage::NoValue(flag) => line.quoted(&[b'-', flag]).text(" needs a value"),
     };
 }
 

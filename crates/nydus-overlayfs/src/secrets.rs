@@ -8,32 +8,27 @@ use slice_names::secret_start;
 /// security contexts, whose quotes group characters.
 pub fn blank(options: &mut [u8]) {
     let mut done = 0;
-    while let Some((start, end)) = next_carried_value(options, done) {
-        options[start..end].fill(b'*');
-        done = end;
+    loop {
+        let Some(word) = { ranges(&options[done..]) }.next() else { return };
+        let start = done + word.start;
+        done += word.end;
+        let word = &mut options[start..done];
+        let stays = matches!(
+            key_value(word).0,
+            b"lowerdir"
+                | b"lowerdir+"
+                | b"datadir+"
+                | b"upperdir"
+                | b"workdir"
+                | b"context"
+                | b"fscontext"
+                | b"defcontext"
+                | b"rootcontext"
+        );
+        if !stays && let Some(value) = secret_start(word) {
+            word[value..].fill(b'*');
+        }
     }
-}
-
-const STAY: [&str; 9] = [
-    "lowerdir",
-    "lowerdir+",
-    "datadir+",
-    "upperdir",
-    "workdir",
-    "context",
-    "fscontext",
-    "defcontext",
-    "rootcontext",
-];
-
-fn next_carried_value(options: &[u8], from: usize) -> Option<(usize, usize)> {
-    ranges(&options[from..]).find_map(|word| {
-        let (start, end) = (from + word.start, from + word.end);
-        let key = key_value(&options[start..end]).0;
-        let stays = STAY.iter().any(|name| name.as_bytes() == key);
-        let secret = secret_start(&options[start..end]).filter(|_| !stays)?;
-        Some((start + secret, end))
-    })
 }
 
 #[cfg(test)]

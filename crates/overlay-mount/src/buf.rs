@@ -60,7 +60,9 @@ impl<const N: usize> CBuf<N> {
 
     /// Appends `number` in decimal; `None` if it does not fit.
     pub fn push_number(&mut self, number: u32) -> Option<()> {
-        self.push(Decimal::of(number).as_bytes())
+        let mut pushed = Some(());
+        digits(number, &mut |digit| pushed = pushed.and_then(|()| self.push(digit)));
+        pushed
     }
 
     /// The string so far.
@@ -80,27 +82,12 @@ impl<const N: usize> Default for CBuf<N> {
     }
 }
 
-struct Decimal {
-    digits: [u8; 10],
-    start: usize,
-}
-
-impl Decimal {
-    fn of(mut number: u32) -> Self {
-        let mut decimal = Self { digits: [b'0'; 10], start: 10 };
-        loop {
-            decimal.start -= 1;
-            decimal.digits[decimal.start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return decimal;
-            }
-        }
+/// Calls `put` with each decimal digit of `number`.
+fn digits(number: u32, put: &mut dyn FnMut(&[u8])) {
+    if number > 9 {
+        digits(number / 10, put);
     }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.digits[self.start..]
-    }
+    put(&[b'0' + (number % 10) as u8]);
 }
 
 /// One line of text for a terminal or a log; what is too long is cut and marked with `...`.
@@ -126,7 +113,8 @@ impl Line {
 
     /// Appends `number` in decimal.
     pub fn number(&mut self, number: usize) -> &mut Self {
-        self.put(Decimal::of(u32::try_from(number).unwrap_or(u32::MAX)).as_bytes())
+        digits(u32::try_from(number).unwrap_or(u32::MAX), &mut |digit| _ = self.put(digit));
+        self
     }
 
     /// Appends bytes from outside: those that do not print as `\ooo`, a backslash too.

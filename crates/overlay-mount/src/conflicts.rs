@@ -1,7 +1,6 @@
 //! Options that the kernel refuses together, or refuses to all but root of the initial user
 //! namespace, with a bare error number (`ovl_fs_params_verify` in Linux `fs/overlayfs/params.c`).
 
-use crate::layers::layers;
 use crate::options::{Options, Words, value_of};
 use crate::words::key_value;
 
@@ -42,8 +41,7 @@ pub(crate) fn for_initial_root<'a, W: Words<'a>>(options: &Options<'a, W>) -> Op
 
 /// Whether a layer gives only file contents, for which the same holds.
 pub(crate) fn has_data_only_layer<'a, W: Words<'a>>(options: &Options<'a, W>) -> bool {
-    let in_list = options.last(b"lowerdir").into_iter().flat_map(layers).any(|l| l.data_only);
-    in_list || options.last(b"datadir+").is_some()
+    options.layers().any(|layer| layer.data_only)
 }
 
 /// The last option with the key of `choice`, if its value is one of those that count.

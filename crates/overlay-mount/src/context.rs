@@ -6,17 +6,13 @@ use rustix::io::Errno;
 use crate::FSCONFIG_VALUE_MAX;
 use crate::buf::{CBuf, PathBuf};
 use crate::layers::{check, layers, unescape};
-use crate::options::{Options, Words};
+use crate::options::{Options, Words, names_lower, value_of};
 use crate::sys::{DIRECTORY, Kernel};
 use crate::table::{Effect, effect, ms};
 use crate::words::key_value;
 
-/// The option that fsconfig(2) did not take; empty for what is not an option.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NotTaken<'a> {
-    pub(crate) word: &'a [u8],
-    pub(crate) errno: Errno,
-}
+/// The option that fsconfig(2) did not take, empty for what is not an option, and why.
+pub(crate) type NotTaken<'a> = (&'a [u8], Errno);
 
 type Text = CBuf<{ FSCONFIG_VALUE_MAX + 1 }>;
 
@@ -27,36 +23,38 @@ pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
     source: &CStr,
     options: &Options<'a, W>,
 ) -> Result<(), NotTaken<'a>> {
-    let plain = |errno| NotTaken { word: b"", errno };
+    let plain = |errno| (&b""[..], errno);
     kernel.fsconfig_set_string(context, c"source", source).map_err(plain)?;
     for flag in options.superblock_flags() {
         kernel.fsconfig_set_flag(context, flag).map_err(plain)?;
     }
     // With another layer above it, or too long, a `lowerdir=` is handed over layer by layer.
     let top = options.upper_as_layer();
-    let is_split =
-        |value: &[u8]| !value.is_empty() && top.is_some() || value.len() > FSCONFIG_VALUE_MAX;
-    let mut only_from = options.last(b"lowerdir").filter(|value| is_split(value));
-    let mut split = false;
+    let is_split = |word: &&[u8]| {
+        value_of(word, b"lowerdir").is_some_and(|list| {
+            !list.is_empty() && top.is_some() || list.len() > FSCONFIG_VALUE_MAX
+        })
+    };
+    let split = options.lower().next().filter(is_split).map(<[u8]>::as_ptr);
+    let mut handed_over = false;
     for word in options.kept() {
         let (key, value) = key_value(word);
-        let not_taken = |errno| NotTaken { word, errno };
-        if matches!(key, b"lowerdir" | b"lowerdir+" | b"datadir+") {
-            // The last `lowerdir=` replaces these, but could not follow them once it is split.
-            if only_from.is_some_and(|last| value.map(<[u8]>::as_ptr) != Some(last.as_ptr())) {
-                continue;
+        if split.is_some() && names_lower(key) && split != Some(word.as_ptr()) {
+            // It replaces those before it, which it could not follow once it is split. The kernel's
+            // rule for those after it: it cannot see that there was a `lowerdir=`.
+            if handed_over {
+                return Err((word, Errno::INVAL));
             }
-            only_from = None;
-            // The kernel's rule for a `lowerdir=`, which it cannot see when that was split.
-            if split && key != b"lowerdir" {
-                return Err(not_taken(Errno::INVAL));
-            }
-            split = key == b"lowerdir" && value.is_some_and(is_split);
-            if let Some(upper) = top.filter(|_| options.is_below_top(word)) {
-                set_path(kernel, context, c"lowerdir+", unescape(upper)).map_err(not_taken)?;
-            }
+            continue;
         }
-        set_word(kernel, context, key, value, split).map_err(not_taken)?;
+        handed_over |= split == Some(word.as_ptr());
+        let set = || {
+            if let Some(upper) = top.filter(|_| options.is_below_top(word)) {
+                set_path(kernel, context, c"lowerdir+", unescape(upper))?;
+            }
+            set_word(kernel, context, key, value, is_split(&word))
+        };
+        set().map_err(|errno| (word, errno))?;
     }
     Ok(())
 }
@@ -74,7 +72,7 @@ fn set_word<K: Kernel>(
     }
     let name = Text::of(key).ok_or(Errno::INVAL)?;
     let Some(value) = value else { return kernel.fsconfig_set_flag(context, name.as_c_str()) };
-    if key == b"lowerdir" && split {
+    if split {
         check(value).map_err(|_| Errno::INVAL)?;
         return layers(value).try_for_each(|layer| {
             let key = if layer.data_only { c"datadir+" } else { c"lowerdir+" };

@@ -122,13 +122,14 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             }
             None => {}
         }
-        let _ = self.words_of_context(&options)
+        let told = self.words_of_context(&options)
             || self.by_errno(&options, errno)
             || errno == Errno::INVAL && self.stacked_too_deep(&options)
             || self.mount_again(&options)
-            || errno == Errno::INVAL && self.conflicting(&options)
-            || errno == Errno::INVAL && self.too_old(&options)
-            || self.too_long(&options);
+            || errno == Errno::INVAL && self.conflicting(&options);
+        if !told {
+            self.too_much(&options, errno);
+        }
         errno
     }
 
@@ -136,19 +137,15 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
     fn words_of_context(&mut self, options: &Options<'a, W>) -> bool {
         let Ok(context) = Linux.fsopen(c"overlay") else { return false };
         let not_taken = configure(&Linux, &context, self.request.source, options).err();
-        self.say_context(&context, not_taken.map(|not_taken| not_taken.word))
-    }
-
-    fn say_context(&mut self, context: &OwnedFd, word: Option<&[u8]>) -> bool {
         let mut text = [0; 8192];
         // One message at a time, until ENODATA; warnings and notes too.
-        while let Ok(length) = rustix::io::read(context, &mut text) {
+        while let Ok(length) = rustix::io::read(&context, &mut text) {
             let message = &text[..length];
             // Before Linux 6.5 a context has limits of its own, of which mount(2) knows nothing.
             if !message.starts_with(b"e ") || message.starts_with(b"e VFS: Legacy") {
                 continue;
             }
-            if let Some(word) = word {
+            if let Some((word, _)) = not_taken {
                 self.line.text(": option ").quoted(word);
             }
             self.line.text(": ").redacted(plain(message));
@@ -261,15 +258,12 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         true
     }
 
-    fn too_old(&mut self, options: &Options<'a, W>) -> bool {
-        if options.id_mapped {
+    /// What this kernel lacks: id-mapped layers, or a way for more options than one mount(2) takes.
+    fn too_much(&mut self, options: &Options<'a, W>, errno: Errno) {
+        if options.id_mapped && errno == Errno::INVAL {
             self.line.text(": overlays on id-mapped layers may need a newer kernel (Linux 5.19)");
+            return;
         }
-        options.id_mapped
-    }
-
-    /// More options than one mount(2) takes, and a kernel that does not take them one by one.
-    fn too_long(&mut self, options: &Options<'a, W>) -> bool {
         let total = options.data_len;
         let one_by_one = Linux
             .fsopen(c"overlay")
@@ -279,7 +273,6 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             self.line.number(crate::MOUNT_DATA_MAX).text(" in one string, or ");
             self.line.number(FSCONFIG_VALUE_MAX).text(" in a value");
         }
-        true
     }
 }
 

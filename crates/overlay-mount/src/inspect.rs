@@ -7,10 +7,9 @@ use rustix::io::Errno;
 
 use crate::LAYERS_MAX;
 use crate::buf::{Data, Line, PathBuf};
-use crate::layers::{BadList, check, layers, push_as_layer, unescape};
+use crate::layers::{BadList, check, push_as_layer, unescape};
 use crate::mountinfo::path_in_file_system;
-use crate::options::{Options, Words, value_of};
-use crate::words::key_value;
+use crate::options::{Options, Words};
 
 /// What a directory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,36 +169,19 @@ const VOLATILE: &str = " was in use by a volatile mount that was not unmounted c
 pub fn directories<'a, W: Words<'a>>(
     options: &Options<'a, W>,
 ) -> impl Iterator<Item = Directory<'a>> + Clone + use<'a, W> {
-    let of = lower(options).count();
-    let numbered = lower(options).zip(1..).map(move |((path, escaped), number)| Directory {
-        role: Role::Lower { number, of },
-        path,
-        escaped,
+    let top = usize::from(options.upper_as_layer().is_some());
+    let of = options.layers().count() - top;
+    let layers = options.layers().zip(0..).map(move |(layer, index)| Directory {
+        role: match index + 1 - top {
+            0 => Role::Upper,
+            number => Role::Lower { number, of },
+        },
+        path: layer.raw,
+        escaped: layer.escaped,
     });
     let named =
         |key, role| options.last(key).map(move |path| Directory { role, path, escaped: true });
-    let top = options.upper_as_layer();
-    let top = top.map(|path| Directory { role: Role::Upper, path, escaped: true });
-    let rest = named(b"upperdir", Role::Upper).into_iter().chain(named(b"workdir", Role::Work));
-    top.into_iter().chain(numbered).chain(rest)
-}
-
-/// Paths of the lower layers that count, and whether they have backslashes to undo.
-fn lower<'a, W: Words<'a>>(
-    options: &Options<'a, W>,
-) -> impl Iterator<Item = (&'a [u8], bool)> + Clone + use<'a, W> {
-    let last = options.last(b"lowerdir").map(<[u8]>::as_ptr);
-    let replaced = move |word: &&[u8]| {
-        last.is_some() && value_of(word, b"lowerdir").map(<[u8]>::as_ptr) != last
-    };
-    options.kept().skip_while(replaced).flat_map(|word| {
-        let (list, single) = match key_value(word) {
-            (b"lowerdir", Some(value)) => (value, None),
-            (b"lowerdir+" | b"datadir+", Some(value)) => (&b""[..], Some((value, false))),
-            _ => (&b""[..], None),
-        };
-        layers(list).map(|layer| (layer.raw, true)).chain(single)
-    })
+    layers.chain(named(b"upperdir", Role::Upper)).chain(named(b"workdir", Role::Work))
 }
 
 /// The first mistake that can be seen, `None` where all looks well.
@@ -216,10 +198,9 @@ pub fn problems<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMu
     if let Some(Err(bad)) = options.last(b"lowerdir").map(check) {
         found(Problem::BadList(bad));
     }
-    let with_upper = options.upper_as_layer().is_some();
-    let count = lower(options).count() + usize::from(with_upper);
+    let count = options.layers().count();
     if count > LAYERS_MAX {
-        found(Problem::TooMany(count, with_upper));
+        found(Problem::TooMany(count, options.upper_as_layer().is_some()));
         return;
     }
     each_directory(options, found);
@@ -279,16 +260,11 @@ fn upper_and_work<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn Fn
 /// A layer that is, or lies inside, another directory of the mount. The kernel compares places in
 /// the tree of a file system (`ovl_check_layer`), and so it does not matter what is mounted where.
 fn overlaps<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMut(Problem<'a>)) {
-    let is_layer = |directory: &Directory<'_>| match directory.role {
-        Role::Lower { .. } => true,
-        Role::Upper => options.upper_as_layer().is_some(),
-        Role::Work => false,
-    };
     let mut known = [None; LAYERS_MAX + 2];
     for (slot, directory) in known.iter_mut().zip(directories(options)) {
         each_place_above(&directory, |place| *slot = Some(place));
     }
-    for (index, one) in directories(options).enumerate().filter(|(_, one)| is_layer(one)) {
+    for (index, one) in directories(options).enumerate().take(options.layers().count()) {
         let mut hit = None;
         each_place_above(&one, |place| {
             let at = |(at, other): (usize, &Option<u64>)| *other == Some(place) && at != index;

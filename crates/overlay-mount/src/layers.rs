@@ -10,6 +10,8 @@ pub struct Layer<'a> {
     pub raw: &'a [u8],
     /// Whether it gives only file contents (it stands after a `::`).
     pub data_only: bool,
+    /// Whether backslashes in it stand for the character that follows.
+    pub escaped: bool,
 }
 
 /// What makes a `lowerdir=` value no list of layers.
@@ -34,7 +36,7 @@ pub fn layers(value: &[u8]) -> impl Iterator<Item = Layer<'_>> + Clone {
             let (raw, after) = split_at_colon(rest?);
             rest = after;
             if !raw.is_empty() {
-                return Some(Layer { raw, data_only });
+                return Some(Layer { raw, data_only, escaped: true });
             }
             data_only = true;
         }

@@ -252,7 +252,7 @@ impl<'a, K: Kernel, W: Words<'a>> Mount<'_, 'a, K, W> {
         let (kernel, options) = (self.kernel, &self.options);
         let context = kernel.fsopen(c"overlay").map_err(at(Step::Create))?;
         context::configure(kernel, &context, self.request.source, options)
-            .map_err(|not_taken| (Step::Create, not_taken.errno))?;
+            .map_err(|(_, errno)| (Step::Create, errno))?;
         kernel.fsconfig_create(&context).map_err(at(Step::Create))?;
         let attributes = context::attributes(options.flags);
         let mount = kernel.fsmount(&context, attributes).map_err(at(Step::Create))?;

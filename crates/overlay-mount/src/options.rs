@@ -2,7 +2,7 @@
 
 use crate::buf::CBuf;
 use crate::idmap::{self, IdMap};
-use crate::layers::layers;
+use crate::layers::{Layer, layers};
 use crate::table::{Effect, effect, ms};
 use crate::words::key_value;
 
@@ -99,8 +99,8 @@ impl<'a, W: Words<'a>> Options<'a, W> {
                     let (key, value) = key_value(word);
                     options.relative |= value.is_some_and(|value| is_relative(key, value));
                     match key {
-                        b"lowerdir" | b"lowerdir+" | b"datadir+" => lower = true,
                         b"upperdir" => upper = value,
+                        _ if names_lower(key) => lower = true,
                         // The kernel heeds these in its data, with whatever value.
                         b"ro" | b"rw" => read_only = key == b"ro",
                         _ => {}
@@ -181,6 +181,28 @@ impl<'a, W: Words<'a>> Options<'a, W> {
         self.kept().filter_map(|word| value_of(word, key)).last()
     }
 
+    /// The options that name the lower layers that count: a `lowerdir=` takes back all before it.
+    pub(crate) fn lower(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a, W> {
+        let last = self.last(b"lowerdir").map(<[u8]>::as_ptr);
+        let list = |word: &'a [u8]| value_of(word, b"lowerdir").map(<[u8]>::as_ptr);
+        let words = self.kept().skip_while(move |word| last.is_some() && list(word) != last);
+        words.filter(|word| names_lower(key_value(word).0))
+    }
+
+    /// The lower layers that count, uppermost first. The upper directory of a read-only mount is
+    /// one of them.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Layer<'a>> + Clone + use<'a, W> {
+        let upper = self.top.map(|raw| Layer { raw, data_only: false, escaped: true });
+        let below = self.lower().flat_map(|word| {
+            let (key, value) = key_value(word);
+            let (list, path) = if key == b"lowerdir" { (value, None) } else { (None, value) };
+            let data_only = key == b"datadir+";
+            let single = path.map(|raw| Layer { raw, data_only, escaped: false });
+            layers(list.unwrap_or_default()).chain(single)
+        });
+        upper.into_iter().chain(below)
+    }
+
     /// Whether no later option for the kernel has the key of `word`, which is one of them.
     pub(crate) fn is_last(&self, word: &[u8]) -> bool {
         !is_replaced(word, self.kept())
@@ -215,6 +237,11 @@ fn is_unfinished(word: &[u8]) -> bool {
     backslashes.count() % 2 == 1
 }
 
+/// Whether options with this key name lower layers.
+pub(crate) fn names_lower(key: &[u8]) -> bool {
+    matches!(key, b"lowerdir" | b"lowerdir+" | b"datadir+")
+}
+
 /// The value of `word` if its key is `key`.
 pub(crate) fn value_of<'a>(word: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     word.strip_prefix(key)?.strip_prefix(b"=")
@@ -231,26 +258,13 @@ fn is_replaced<'a>(word: &[u8], words: impl Words<'a>) -> bool {
 
 /// Whether the value may hold a relative path: overlayfs may learn new options with a path.
 fn is_relative(key: &[u8], value: &[u8]) -> bool {
-    const NO_PATH: [&[u8]; 14] = [
-        b"redirect_dir",
-        b"index",
-        b"nfs_export",
-        b"xino",
-        b"metacopy",
-        b"verity",
-        b"uuid",
-        b"fsync",
-        b"ro",
-        b"rw",
-        b"context",
-        b"fscontext",
-        b"defcontext",
-        b"rootcontext",
-    ];
     let relative = |path: &[u8]| path.first() != Some(&b'/');
     match key {
         b"lowerdir" => layers(value).any(|layer| relative(layer.raw)),
-        key => relative(value) && !NO_PATH.contains(&key),
+        b"redirect_dir" | b"index" | b"nfs_export" | b"xino" | b"metacopy" | b"verity"
+        | b"uuid" | b"fsync" | b"ro" | b"rw" | b"context" | b"fscontext" | b"defcontext"
+        | b"rootcontext" => false,
+        _ => relative(value),
     }
 }
 

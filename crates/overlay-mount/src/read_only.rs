@@ -17,12 +17,7 @@ impl<'a, W: Words<'a>> Options<'a, W> {
         if self.top.is_none() {
             return;
         }
-        self.below_top = self.kept().fold(None, |below, word| match key_value(word) {
-            // An empty list takes back all layers before it.
-            (b"lowerdir", Some(list)) => Some(word).filter(|_| !list.is_empty()),
-            (b"lowerdir+" | b"datadir+", _) => below.or(Some(word)),
-            _ => below,
-        });
+        self.below_top = self.lower().find(|word| *word != b"lowerdir=");
         let mut length = 0;
         let _ = self.each_part(|part| {
             length += part.len();

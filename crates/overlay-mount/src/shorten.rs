@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use crate::buf::{Data, PathBuf};
-use crate::layers::{Layer, check, layers, push_as_layer, unescape};
+use crate::layers::{Layer, check, push_as_layer, unescape};
 use crate::options::{Options, Words};
 use crate::sys::{DIRECTORY, Kernel};
 use crate::words::key_value;
@@ -16,8 +16,8 @@ pub(crate) fn by_common_directory<'a, W: Words<'a>>(
 ) -> Option<(PathBuf, Data)> {
     let lower = options.last(b"lowerdir").filter(|_| !options.relative)?;
     check(lower).ok()?;
-    let first = all_layers(options, lower).next()?.raw;
-    let common = common_prefix(all_layers(options, lower), first);
+    let first = options.layers().next()?.raw;
+    let common = common_prefix(options.layers(), first);
     let directory = unescape(first.get(..common)?)?;
     let data = rewrite(options, lower, |data, raw, is_layer| {
         if !is_layer {
@@ -70,7 +70,7 @@ fn rewrite<'a, W: Words<'a>>(
         match key_value(word) {
             (b"lowerdir", Some(value)) if value.as_ptr() == lower.as_ptr() => {
                 data.push_word(b"lowerdir=")?;
-                for (index, layer) in all_layers(options, value).enumerate() {
+                for (index, layer) in options.layers().enumerate() {
                     match (index, layer.data_only) {
                         (0, _) => {}
                         (_, false) => data.push(b":")?,
@@ -81,6 +81,8 @@ fn rewrite<'a, W: Words<'a>>(
             }
             // The last one replaces it.
             (b"lowerdir", Some(_)) => {}
+            // A kernel that knows these takes a path of any length.
+            (b"lowerdir+" | b"datadir+", _) => return None,
             (key @ (b"upperdir" | b"workdir"), Some(value)) => {
                 data.push_word(key)?;
                 data.push(b"=")?;
@@ -90,15 +92,6 @@ fn rewrite<'a, W: Words<'a>>(
         }
     }
     Some(data)
-}
-
-/// The layers of the `lowerdir=` value that counts, below an upper directory that is a layer.
-fn all_layers<'l, 'a: 'l, W: Words<'a>>(
-    options: &Options<'a, W>,
-    lower: &'l [u8],
-) -> impl Iterator<Item = Layer<'l>> {
-    let top = options.upper_as_layer().map(|raw| Layer { raw, data_only: false });
-    top.into_iter().chain(layers(lower))
 }
 
 /// Directories held open while their numbers stand for them.

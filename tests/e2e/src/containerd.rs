@@ -213,7 +213,7 @@ impl Containerd {
 
     /// Runs a program in a container that runs.
     pub fn exec(&self, id: &str, words: &[&str]) -> Ran {
-        self.ctr(&[&["tasks", "exec", "--exec-id", "exec", id], words].concat())
+        self.ctr_logged(&["tasks", "exec"], &[&["--exec-id", "exec", id], words].concat())
     }
 
     /// Kills a container that runs, and removes it.
@@ -240,13 +240,29 @@ impl Containerd {
 
     /// Runs a container that was made, to its end.
     pub fn start_task(&self, id: &str) -> Ran {
-        again(id, || {}, || self.ctr(&["tasks", "start", id]))
+        again(id, || {}, || self.ctr_logged(&["tasks", "start"], &[id]))
     }
 
     fn ctr_run_once(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
         let cgroup = format!("/{}/{id}", self.cgroup());
-        let first = ["run", "--snapshotter", "nydus", "--cgroup", &cgroup];
-        self.ctr(&[&first, options, &[reference, id], words].concat())
+        let first = ["--snapshotter", "nydus", "--cgroup", &cgroup];
+        let rest = [&first, options, &[reference, id], words].concat();
+        // Only runc's shim writes to files.
+        match ["--detach", "--runtime"].iter().any(|own| options.contains(own)) {
+            true => self.ctr(&[&["run"], &rest[..]].concat()),
+            false => self.ctr_logged(&["run"], &rest),
+        }
+    }
+
+    /// `ctr` with these words, which run a process: what that prints is in the answer's standard
+    /// output. The shim writes it to a file, since `ctr` loses the output of a process that ends
+    /// before `ctr` has opened its FIFOs.
+    fn ctr_logged(&self, deed: &[&str], rest: &[&str]) -> Ran {
+        let log = tempfile::NamedTempFile::new_in(&self.directory).expect("a file for output");
+        let uri = format!("file://{}", log.path().display());
+        let mut ran = self.ctr(&[deed, &["--log-uri", &uri], rest].concat());
+        ran.stdout.extend(fs::read(log.path()).expect("output"));
+        ran
     }
 
     /// The end of its log, for the message of a failed assertion.

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
-use nydus_overlayfs::argv::{Command, Invocation, OptionValues, parse};
+use nydus_overlayfs::argv::{Command, Getopt, Invocation, parse};
 use nydus_overlayfs::secrets::blank;
 use overlay_mount::layers::{check, layers, unescape};
 use overlay_mount::table::{Effect, effect};
@@ -29,9 +29,9 @@ pub(crate) fn words(data: &[u8]) {
 pub(crate) fn argv(data: &[u8]) {
     let plain: Vec<Vec<u8>> = data.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
     let mut blanked = plain.clone();
-    let mut values = OptionValues::default();
+    let mut getopt = Getopt::default();
     for argument in &mut blanked {
-        if let Some(at) = values.find(argument) {
+        if let Some(at) = getopt.option_value(argument) {
             blank(&mut argument[at..]);
         }
     }
