@@ -35,19 +35,22 @@ pub(crate) fn configure<'a, K: Kernel, W: Words<'a>>(
             !list.is_empty() && top.is_some() || list.len() > FSCONFIG_VALUE_MAX
         })
     };
-    let split = options.lower().next().filter(is_split).map(<[u8]>::as_ptr);
-    let mut handed_over = false;
+    let mut only_from = options.lower().next().filter(is_split).map(<[u8]>::as_ptr);
+    let mut after_split = false;
     for word in options.kept() {
         let (key, value) = key_value(word);
-        if split.is_some() && names_lower(key) && split != Some(word.as_ptr()) {
-            // It replaces those before it, which it could not follow once it is split. The kernel's
-            // rule for those after it: it cannot see that there was a `lowerdir=`.
-            if handed_over {
+        if names_lower(key) {
+            // The last `lowerdir=` replaces these, but could not follow them once it is split.
+            if only_from.is_some_and(|last| last != word.as_ptr()) {
+                continue;
+            }
+            only_from = None;
+            // The kernel's rule for a `lowerdir=`, which it cannot see when that was split.
+            if after_split && key != b"lowerdir" {
                 return Err((word, Errno::INVAL));
             }
-            continue;
+            after_split = is_split(&word);
         }
-        handed_over |= split == Some(word.as_ptr());
         let set = || {
             if let Some(upper) = top.filter(|_| options.is_below_top(word)) {
                 set_path(kernel, context, c"lowerdir+", unescape(upper))?;

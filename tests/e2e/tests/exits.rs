@@ -5,6 +5,7 @@ use nydus_e2e::not_run;
 use nydus_e2e::programs::{self, BUILDS};
 use nydus_e2e::run::{Ran, run};
 use nydus_e2e::stage::Stage;
+use nydus_e2e::tree::tree;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use std::collections::BTreeSet;
 use std::fs;
@@ -224,5 +225,20 @@ fn passes_on_signals_as_they_were() {
             ran.stdout
         };
         assert_eq!(signals("bin/mount.fuse"), signals("behind/mount.fuse3"));
+    }
+}
+
+/// The kernel would take the next option for a part of it: a look could get a work directory so.
+#[test]
+fn an_option_does_not_swallow_the_next() {
+    for build in BUILDS {
+        let stage = Stage::with(&["l1", "l2", "u", "w", "t"]);
+        let before = tree(stage.path());
+        let mut command = stage.command(programs::ours(build));
+        let options = ["-o", "lowerdir=l1:l2,upperdir=u,workdir=w,ro=1\\", "-o", "rw=1"];
+        let ran = run(command.args(["overlay", "t"]).args(options));
+        let expected = "option 'ro=1\\134' ends in a backslash, before another option";
+        assert_eq!(ran.said(), format!("nydus-overlayfs: {expected}\n"), "{ran}");
+        assert_eq!((ran.code(), tree(stage.path())), (Some(1), before), "{ran}");
     }
 }

@@ -41,11 +41,13 @@ fn refused(ran: &Ran, code: i32, why: &str) {
 
 #[test]
 fn refused_without_privilege() {
-    let hows: [&[&str]; 4] = [
+    let hows: [&[&str]; 5] = [
         &NOBODY,
         &["--bounding-set=-sys_admin"],
         &["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-Um"],
         &["unshare", "-Urm", "setpriv", "--bounding-set=-sys_admin"],
+        // Root of a user namespace, in a mount namespace that belongs to another one.
+        &["unshare", "-Ur"],
     ];
     for (build, how) in BUILDS.into_iter().flat_map(|build| hows.map(|how| (build, how))) {
         let stage = stage();

@@ -57,6 +57,21 @@ fn share() -> usize {
     std::env::var("FAULTS_SHARE").map_or(1, |share| share.parse().expect("a number"))
 }
 
+/// Who starts the helper may have left SIGCHLD ignored: then children leave no exit code behind.
+#[test]
+fn children_tell_without_a_signal() {
+    for (build, (options, names)) in
+        BUILDS.iter().flat_map(|build| MISTAKES.map(|one| (build, one)))
+    {
+        let stage = stage();
+        let words = ["-c", "trap '' CHLD; exec \"$@\"", "sh"];
+        let mut command = stage.command("/bin/sh");
+        command.args(words).arg(programs::ours(build)).args(["overlay", "t", "-o", options]);
+        let ran = run(&mut command);
+        assert!(names.iter().all(|name| ran.said().contains(name)), "{ran}, expected {names:?}");
+    }
+}
+
 /// Ten mistakes at a time, with overlays made beside them that the kernel writes warnings about:
 /// each line is the one that its mistake gets when it is alone.
 #[test]

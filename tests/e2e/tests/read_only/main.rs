@@ -69,6 +69,7 @@ const ROWS: &[Row] = &[
     row("lowerdir=l1:l\\:2,upperdir=u\\\\b,workdir=w\\\\b", &["u\\b", "l1", "l:2"]),
     separate(row("lowerdir+=l1,lowerdir+=l:2,upperdir=u,workdir=w", USUAL)),
     separate(row("upperdir=u,lowerdir+=l1,workdir=w,lowerdir+=l:2", USUAL)),
+    separate(row("lowerdir+=l:2,lowerdir=,lowerdir+=l1,lowerdir+=l:2,upperdir=u,workdir=w", USUAL)),
     separate(row(
         "lowerdir+=l1,lowerdir+=l:2,upperdir=u:c\\,m,workdir=w:c\\,m",
         &["u:c,m", "l1", "l:2"],
