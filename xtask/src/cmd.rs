@@ -146,7 +146,8 @@ fn wait(mut child: Child, limit: Duration) -> Result<End> {
 fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let all: Vec<_> = text.lines().collect();
+    // What cargo tells programs is no news for people.
+    let all: Vec<_> = text.lines().filter(|line| !line.starts_with(r#"{"reason":"#)).collect();
     let kept = &all[all.len().saturating_sub(40)..];
     kept.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
