@@ -200,6 +200,16 @@ impl Node {
         pids.into_iter().map(|pid| pid.as_raw_pid()).collect()
     }
 
+    /// Runs `test` on a node of each kind, all at the same time: they mostly wait.
+    pub fn each(kinds: impl IntoIterator<Item = (&'static str, Rafs)>, test: impl Fn(Self) + Sync) {
+        std::thread::scope(|scope| {
+            let test = &test;
+            for (mode, version) in kinds {
+                scope.spawn(move || Self::start(mode, version).map(test));
+            }
+        });
+    }
+
     /// From now on, this happens to what is asked of the registry.
     pub fn fail(&self, fault: Fault) {
         self.proxy.as_ref().expect("a registry that is up").fail(fault);

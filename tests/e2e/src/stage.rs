@@ -44,11 +44,25 @@ impl Stage {
     /// # Panics
     /// As [`Stage::new`].
     pub fn with(directories: &[&str]) -> Self {
-        let stage = Self::new();
+        Self::new().filled(directories)
+    }
+
+    /// The same in memory, where that can be had: ext4 looks long for an inode that was not in use
+    /// a moment ago.
+    ///
+    /// # Panics
+    /// As [`Stage::new`].
+    pub fn in_memory(directories: &[&str]) -> Self {
+        private_namespace().expect("a mount namespace");
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self { directory: directory.expect("a directory") }.filled(directories)
+    }
+
+    fn filled(self, directories: &[&str]) -> Self {
         for directory in directories {
-            fs::create_dir_all(stage.path().join(directory)).expect(directory);
+            fs::create_dir_all(self.path().join(directory)).expect(directory);
         }
-        stage
+        self
     }
 
     /// One with an empty /run, in which others leave sockets at fixed paths. `None` if we are not

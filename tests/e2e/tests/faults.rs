@@ -57,7 +57,7 @@ struct Scene {
 
 impl Scene {
     fn new(options: &str) -> Self {
-        let stage = Stage::with(&["l1", "l2", "u", "w", "t"]);
+        let stage = Stage::in_memory(&["l1", "l2", "u", "w", "t"]);
         fs::write(stage.join("l2/file"), "contents").expect("a file");
         if options.contains("MANY") {
             many().for_each(|name| fs::create_dir(stage.join(name)).expect("a layer"));

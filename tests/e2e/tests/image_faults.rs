@@ -207,13 +207,13 @@ const WRONG: &[Wrong] = &[
 #[test]
 fn faults_leave_nothing() {
     let all = MODES.into_iter().flat_map(|mode| [(mode, Rafs::V5), (mode, Rafs::V6)]);
-    for mut node in all.filter_map(|(mode, version)| Node::start(mode, version)) {
+    Node::each(all, |mut node| {
         for wrong in WRONG {
             again(&mut node);
             check_wrong(&mut node, wrong);
         }
         node.clear();
-    }
+    });
 }
 
 fn check_wrong(node: &mut Node, wrong: &Wrong) {

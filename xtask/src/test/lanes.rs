@@ -1,5 +1,5 @@
-//! Runs tiers beside each other: one that computes and one that waits; at the end, when one kind
-//! is done, two of the other.
+//! Runs tiers beside each other: one that computes and two that wait; at the end, when one kind is
+//! done, more of the other.
 
 use super::outcome::Outcome;
 use super::tiers::{Lane, Tier};
@@ -23,7 +23,7 @@ pub(super) fn run(chosen: &[Tier], run: impl Fn(&Tier) -> Outcome + Sync) -> Vec
     };
     std::thread::scope(|scope| {
         let work = &work;
-        for lane in [Lane::Computes, Lane::Waits] {
+        for lane in [Lane::Computes, Lane::Waits, Lane::Waits] {
             scope.spawn(move || work(lane));
         }
     });

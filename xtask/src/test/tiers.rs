@@ -37,7 +37,7 @@ impl How {
     }
 }
 
-/// What a tier spends its time with: one of each kind runs at a time.
+/// What a tier spends its time with: one that computes and two that wait run at a time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
     Computes,
@@ -87,7 +87,7 @@ const TABLE: &[Row] = &[
     ("images", "images by real nydusd, without containerd", Always, Programs, Waits, 600),
     ("image_faults", "what can go wrong with them", Always, Programs, Waits, 600),
     ("handoff", "from the slice to a guest's share", Always, Programs, Waits, 300),
-    ("faults", "calls fail, kills, swapped targets", Always, Helper, Computes, 900),
+    ("faults", "calls fail, kills, swapped targets", Always, Helper, Waits, 900),
     ("guest", "a guest's kernel, through containerd too", Always, Programs, Computes, 900),
     ("kernels", "the helper's tiers on other kernels", Always, Helper, Computes, 24_000),
     ("selinux", "options of SELinux, where it is on", Named, Helper, Computes, 300),
