@@ -1,7 +1,6 @@
 //! Why there is no mount, in one line: called after a failure only.
 
 use core::ffi::CStr;
-use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, SecureComputingMode, capabilities, secure_computing_mode};
@@ -9,14 +8,12 @@ use rustix::thread::{CapabilitySet, SecureComputingMode, capabilities, secure_co
 use crate::buf::{Data, Line};
 use crate::conflicts::{conflict, for_initial_root, has_data_only_layer};
 use crate::context::configure;
-use crate::idmap::detached;
 use crate::inspect::{Directory, Problem, Role, directories, first_problem};
 use crate::kernel_log::{KernelLog, names_only_ours};
 use crate::mount::lsm;
 use crate::options::{Options, Refusal, Words};
-use crate::raw::{Child, NEWNS};
-use crate::sys::{DIRECTORY, Kernel, Linux};
-use crate::table::ms;
+use crate::sys::{Kernel, Linux};
+use crate::trial::{IN_USE, fails_alone, in_child, over_proc};
 use crate::words::key_value;
 use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step};
 
@@ -126,6 +123,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             || self.by_errno(&options, errno)
             || errno == Errno::INVAL && self.stacked_too_deep(&options)
             || self.mount_again(&options)
+            || errno == Errno::INVAL && self.unfit_upper(&options)
             || errno == Errno::INVAL && self.conflicting(&options);
         if !told {
             self.too_much(&options, errno);
@@ -250,6 +248,19 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         true
     }
 
+    /// What the second try cannot show, since other directories stand in: an upper directory on a
+    /// file system whose names may change by themselves (`ovl_mount_dir_check` of Linux).
+    fn unfit_upper(&mut self, options: &Options<'a, W>) -> bool {
+        let is_upper = |directory: &Directory<'_>| directory.role == Role::Upper;
+        let upper = directories(options).find(is_upper).filter(|_| options.top.is_none());
+        let unfit = |kind: &&str| matches!(*kind, "overlay" | "ecryptfs" | "fuse" | "nfs");
+        let kind = upper.and_then(|upper| upper.file_system()).filter(unfit);
+        let (Some(kind), Some(upper)) = (kind, upper) else { return false };
+        self.line.text(": option 'upperdir=").redacted(upper.path).text("': ").text(kind);
+        self.line.text(" is not supported as upperdir");
+        true
+    }
+
     /// The kernel logs these, but with values of its own, and the log may not be ours to read.
     fn conflicting(&mut self, options: &Options<'a, W>) -> bool {
         let Some([one, other]) = conflict(options) else { return false };
@@ -273,52 +284,6 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             self.line.number(crate::MOUNT_DATA_MAX).text(" in one string, or ");
             self.line.number(FSCONFIG_VALUE_MAX).text(" in a value");
         }
-    }
-}
-
-/// Options that have the kernel look whether a layer is the upper or work directory of a mount.
-const IN_USE: &[u8] = b",index=on,nfs_export=on,redirect_dir=nofollow";
-
-/// The error with which a read-only overlay of an empty directory and `layer` fails, in a child
-/// process: it writes nowhere.
-fn fails_alone(layer: &Directory<'_>, more: &[u8]) -> Option<Errno> {
-    let mut data = Data::new();
-    data.push(b"lowerdir=/proc:")?;
-    layer.push_as_layer(&mut data)?;
-    data.push(more)?;
-    let mount = || {
-        let _empty = over_proc()?;
-        Linux.mount(c"overlay", c"/", ms::RDONLY, data.as_c_str())
-    };
-    in_child(mount)?.1
-}
-
-/// Mounts an empty file system over /proc, which only this process must see.
-fn over_proc() -> Result<OwnedFd, Errno> {
-    let empty = detached(&Linux, c"tmpfs")?;
-    Linux.move_mount(&empty, &Linux.openat(None, c"/proc", DIRECTORY)?)?;
-    Ok(empty)
-}
-
-/// Does `action` in a child process with a mount namespace of its own. Its process id, and with
-/// what error it failed; `None` if that cannot be told.
-fn in_child(action: impl FnOnce() -> Result<(), Errno>) -> Option<(u32, Option<Errno>)> {
-    let child = Child::clone(NEWNS, || {
-        let private = Linux.mount_change(c"/", ms::REC | ms::PRIVATE);
-        match private
-            .map_err(|_| u8::MAX.into())
-            .and_then(|()| action().map_err(|e| e.raw_os_error()))
-        {
-            Ok(()) => 0,
-            Err(number) => u8::try_from(number).unwrap_or(u8::MAX),
-        }
-    });
-    let child = child.ok()?;
-    let id = child.id();
-    match child.wait()? {
-        u8::MAX => None,
-        0 => Some((id, None)),
-        number => Some((id, Some(Errno::from_raw_os_error(number.into())))),
     }
 }
 

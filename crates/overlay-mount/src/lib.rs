@@ -31,6 +31,7 @@ mod read_only;
 mod shorten;
 pub mod sys;
 pub mod table;
+mod trial;
 pub mod words;
 
 pub use explain::{explain, may_mount};

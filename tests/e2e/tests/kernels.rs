@@ -240,7 +240,7 @@ fn with_programs(directory: &Path) -> Option<Disk> {
     // Equivalence finds them where they are here.
     let yardsticks = Version::ALL.into_iter().filter_map(Mount8::find);
     yardsticks.flat_map(|mount| mount.files()).for_each(|file| disk.copy(&file, &file));
-    BUILDS.into_iter().for_each(|build| disk.program(&ours(build)));
+    BUILDS.into_iter().chain(["nydus-slice"]).for_each(|build| disk.program(&ours(build)));
     disk.program(&fuse3);
     for path in ["erofs-utils/usr/bin/mkfs.erofs", "fuse-overlayfs/usr/bin/fuse-overlayfs"] {
         if let Some(path) = tool(path) {

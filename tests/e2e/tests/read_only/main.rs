@@ -251,7 +251,10 @@ fn as_many_layers_as_there_may_be() {
             assert_eq!(tree(&base.join("look")), tree(&base.join("t")));
             scene.unmount("look");
         } else {
-            assert_eq!((ran.code(), mounts()), (Some(32), mounted), "{ran}");
+            // 5.10 answers with ENOMEM, which is the system's failure.
+            let codes = if linux(5, 15) { [32, 32] } else { [32, 2] };
+            assert!(ran.code().is_some_and(|code| codes.contains(&code)), "{ran}");
+            assert_eq!(mounts(), mounted, "{ran}");
             let said = ran.said();
             let all = ["upper", "501", "at most 500"].iter().all(|part| said.contains(part));
             assert!(all && said.lines().count() == 1, "{ran}");
