@@ -4,10 +4,11 @@ use overlay_mount::words::{key_value, ranges};
 use slice_names::secret_start;
 
 /// Overwrites the value of each carried option in `options`, the value of one `-o`, and whatever
-/// else of an option must not be shown. Paths stay as they are, since they must be found, and
+/// else of an option must not be shown. What comes after a value that is no base64, such as JSON
+/// with its commas, and does not begin as an option does, belongs to that value. Paths stay as they are, since they must be found, and
 /// security contexts, whose quotes group characters.
 pub fn blank(options: &mut [u8]) {
-    let mut done = 0;
+    let (mut done, mut in_value) = (0, false);
     loop {
         let Some(word) = { ranges(&options[done..]) }.next() else { return };
         let start = done + word.start;
@@ -26,7 +27,11 @@ pub fn blank(options: &mut [u8]) {
                 | b"rootcontext"
         );
         if !stays && let Some(value) = secret_start(word) {
+            let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
+            in_value = !word[value..].iter().all(base64);
             word[value..].fill(b'*');
+        } else if in_value && !word[0].is_ascii_alphabetic() {
+            word.fill(b'*');
         }
     }
 }
@@ -52,6 +57,12 @@ mod tests {
             ),
             ("lowerdir=/extraoption=x", "lowerdir=/extraoption=x"),
             ("lowerdir=/a\\,extraoption=x", "lowerdir=/a\\,extraoption=x"),
+            (
+                r#"extraoption={"a":1,"auth":"SECRET"},lowerdir=/a,"b"}"#,
+                "extraoption=******,****************,lowerdir=/a,****",
+            ),
+            ("extraoption=YQ==,=x,\"y", "extraoption=****,=x,\"y"),
+            ("extraoption =abc", "extraoption =***"),
             ("-v,io.katacontainers.volume=abc", "-v,io.katacontainers.volume=***"),
             ("context=\"a,extraoption=abc,\"", "context=\"a,extraoption=abc,\""),
         ];

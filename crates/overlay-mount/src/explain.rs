@@ -8,12 +8,13 @@ use rustix::thread::{CapabilitySet, SecureComputingMode, capabilities, secure_co
 use crate::buf::{Data, Line};
 use crate::conflicts::{conflict, for_initial_root, has_data_only_layer};
 use crate::context::configure;
+use crate::idmap::detached;
 use crate::inspect::{Directory, Problem, Role, directories, first_problem};
 use crate::kernel_log::{KernelLog, names_only_ours};
 use crate::mount::lsm;
-use crate::options::{Options, Refusal, Words};
+use crate::options::{Options, Refusal, Words, names_lower};
 use crate::sys::{Kernel, Linux};
-use crate::trial::{IN_USE, fails_alone, in_child, over_proc};
+use crate::trial::{IN_USE, Place, exclude_each_other, fails_alone, in_child};
 use crate::words::key_value;
 use crate::{FSCONFIG_VALUE_MAX, Failure, Request, Step};
 
@@ -96,8 +97,10 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         };
         layer.describe(self.line.text(": "));
         if matches!(errno, Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) {
-            self.line.text(" is on ").text(layer.file_system().unwrap_or("a file system"));
-            self.line.text(", which cannot be id-mapped here (uidmap=, gidmap=)");
+            self.line
+                .text(" is on ")
+                .text(layer.file_system().unwrap_or("a file system of a type"));
+            self.line.text(" that cannot be id-mapped here (uidmap=, gidmap=)");
         } else if errno == Errno::NOSYS {
             self.line.text(" cannot be id-mapped by this kernel (uidmap=, gidmap=)");
         }
@@ -119,7 +122,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             }
             None => {}
         }
-        let told = self.words_of_context(&options)
+        let told = self.words_of_context(&options, errno)
             || self.by_errno(&options, errno)
             || errno == Errno::INVAL && self.stacked_too_deep(&options)
             || self.mount_again(&options)
@@ -132,7 +135,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
     }
 
     /// What the kernel says of the options when they are handed over one by one (Linux 6.5).
-    fn words_of_context(&mut self, options: &Options<'a, W>) -> bool {
+    fn words_of_context(&mut self, options: &Options<'a, W>, errno: Errno) -> bool {
         let Ok(context) = Linux.fsopen(c"overlay") else { return false };
         let not_taken = configure(&Linux, &context, self.request.source, options).err();
         let mut text = [0; 8192];
@@ -149,7 +152,17 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             self.line.text(": ").redacted(plain(message));
             return true;
         }
-        false
+        // What the kernel, or its rule that is kept here, refuses without a word. A value that is
+        // too long for a context is not wrong.
+        let Some((word, refused)) = not_taken else { return false };
+        let names = !word.is_empty() && word.len() <= FSCONFIG_VALUE_MAX && refused == errno;
+        if names {
+            self.line.text(": option ").quoted(word);
+            if errno == Errno::INVAL && names_lower(key_value(word).0) {
+                self.line.text(": lowerdir+ and datadir+ cannot follow lowerdir");
+            }
+        }
+        names
     }
 
     /// What an error number means for some options.
@@ -184,8 +197,8 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
             }
             Errno::STALE => {
                 let Some(upper) = options.last(b"upperdir") else { return false };
-                line.text(": upperdir ").quoted(upper);
-                line.text(" was used with other layers before, which index=on does not allow");
+                line.text(": upperdir ").quoted(upper).text(" or its workdir");
+                line.text(" was used with others before, which index=on does not allow");
             }
             Errno::NODEV => _ = line.text(": this kernel has no overlay file system"),
             _ => return false,
@@ -197,9 +210,10 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
     /// in for the upper and work directory, which may be in use: nothing is written to those.
     fn mount_again(&mut self, options: &Options<'a, W>) -> bool {
         let mut data = Data::new();
+        let Some(place) = Place::apart_from(options.kept()) else { return false };
         let put = options.kept().try_for_each(|word| match key_value(word) {
-            (b"upperdir", Some(_)) => data.push_word(b"upperdir=/proc/u"),
-            (b"workdir", Some(_)) => data.push_word(b"workdir=/proc/w"),
+            (b"upperdir", Some(_)) => place.push(&mut data, b"upperdir=", b"u"),
+            (b"workdir", Some(_)) => place.push(&mut data, b"workdir=", b"w"),
             _ if options.upper_as_layer().is_some() => None,
             _ => data.push_word(word),
         });
@@ -210,9 +224,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         }
         let log = KernelLog::from_now();
         let child = in_child(|| {
-            let scratch = over_proc()?;
-            Linux.mkdirat(&scratch, c"u")?;
-            Linux.mkdirat(&scratch, c"w")?;
+            place.fill()?;
             Linux.mount(self.request.source, c"/", options.flags, data.as_c_str())
         });
         let Some((child, Some(_))) = child else { return false };
@@ -248,22 +260,25 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         true
     }
 
-    /// What the second try cannot show, since other directories stand in: an upper directory on a
-    /// file system whose names may change by themselves (`ovl_mount_dir_check` of Linux).
+    /// What the second try cannot show, since other directories stand in for these: an upper
+    /// directory on an overlay (`ovl_mount_dir_check` of Linux).
     fn unfit_upper(&mut self, options: &Options<'a, W>) -> bool {
-        let is_upper = |directory: &Directory<'_>| directory.role == Role::Upper;
-        let upper = directories(options).find(is_upper).filter(|_| options.top.is_none());
-        let unfit = |kind: &&str| matches!(*kind, "overlay" | "ecryptfs" | "fuse" | "nfs");
-        let kind = upper.and_then(|upper| upper.file_system()).filter(unfit);
-        let (Some(kind), Some(upper)) = (kind, upper) else { return false };
-        self.line.text(": option 'upperdir=").redacted(upper.path).text("': ").text(kind);
-        self.line.text(" is not supported as upperdir");
+        let is_unfit = |directory: &Directory<'_>| {
+            directory.role == Role::Upper && directory.file_system() == Some("overlay")
+        };
+        let upper = directories(options).find(is_unfit).filter(|_| options.top.is_none());
+        let Some(upper) = upper else { return false };
+        self.line.text(": option 'upperdir=").redacted(upper.path);
+        self.line.text("': an overlay is not supported as upperdir");
         true
     }
 
     /// The kernel logs these, but with values of its own, and the log may not be ours to read.
     fn conflicting(&mut self, options: &Options<'a, W>) -> bool {
         let Some([one, other]) = conflict(options) else { return false };
+        if !exclude_each_other([one, other], options.last(b"upperdir").is_some()) {
+            return false;
+        }
         self.line.text(": options ").quoted(one).text(" and ").quoted(other);
         self.line.text(" exclude each other");
         true
@@ -289,7 +304,10 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
 
 /// Why a process with CAP_SYS_ADMIN cannot make the user namespace for `uidmap=` (clone(2), EPERM).
 fn no_user_namespace() -> &'static str {
-    if is_chrooted() {
+    if !in_initial_user_namespace() && detached(&Linux, c"proc").is_err() {
+        "uidmap= and gidmap= need a procfs of their own, \
+         which root of a user namespace can mount only in a PID namespace that belongs to it"
+    } else if is_chrooted() {
         "a process in a chroot cannot create the user namespace that uidmap= and gidmap= need"
     } else {
         "cannot create the user namespace that uidmap= and gidmap= need: \

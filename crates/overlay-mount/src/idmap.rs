@@ -58,7 +58,8 @@ pub(crate) fn range_of(text: &[u8]) -> Option<[u32; 3]> {
     parts.next().is_none().then_some(range)
 }
 
-/// Puts an id-mapped copy of the mount that `layer` is on over it, here only.
+/// Puts an id-mapped copy of the mount that `layer` is on over it, here only. The mounts below come
+/// along as they are: other paths may lead through them.
 pub(crate) fn cover<K: Kernel>(kernel: &K, layer: Option<PathBuf>, users: &K::Fd) -> Result<()> {
     let layer = layer.ok_or(Errno::NAMETOOLONG)?;
     let layer = kernel.openat(None, layer.as_c_str(), DIRECTORY)?;

@@ -48,6 +48,8 @@ pub enum Problem<'a> {
     Unreachable(Directory<'a>, Errno),
     /// A file where a directory is needed.
     NotDirectory(Directory<'a>),
+    /// No layer counts that is not data-only.
+    NoLower,
     /// One layer and nothing above it.
     OneLower,
     /// An upper directory without a work directory.
@@ -145,13 +147,16 @@ impl Problem<'_> {
                 if *with_upper {
                     line.text(" with the upper directory of a read-only mount as the topmost");
                 }
-                line.text(", overlayfs takes at most ").number(LAYERS_MAX);
+                line.text("; overlayfs takes at most ").number(LAYERS_MAX);
                 return;
             }
             Self::BadList(BadList::LeadingColon) => "lowerdir: a colon before the first layer",
             Self::BadList(BadList::TrailingColon) => "lowerdir: a colon after the last layer",
             Self::BadList(BadList::ManyColons) => "lowerdir: only ':' or '::' separates layers",
             Self::BadList(BadList::LowerAfterData) => "lowerdir: a layer after data-only ones",
+            Self::NoLower => {
+                "no lower layer is left: data-only layers and an empty lowerdir= are none"
+            }
             Self::OneLower => "one lower layer without upperdir, at least 2 layers are needed",
             Self::NoWork => "upperdir needs a workdir",
             Self::Nested => "upperdir and workdir must not be the same or inside each other",
@@ -201,6 +206,11 @@ pub fn problems<'a, W: Words<'a>>(options: &Options<'a, W>, found: &mut dyn FnMu
     let count = options.layers().count();
     if count > LAYERS_MAX {
         found(Problem::TooMany(count, options.upper_as_layer().is_some()));
+        return;
+    }
+    let plain = options.layers().filter(|layer| !layer.data_only).count();
+    if plain == usize::from(options.upper_as_layer().is_some()) {
+        found(Problem::NoLower);
         return;
     }
     each_directory(options, found);

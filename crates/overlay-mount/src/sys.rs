@@ -45,7 +45,7 @@ pub trait Kernel {
     /// A user namespace with these maps, in the form of `/proc/PID/uid_map`, by
     /// `clone(CLONE_NEWUSER)`; `proc` is the root of a procfs that shows this process.
     fn user_namespace(&self, proc: &Self::Fd, uids: &CStr, gids: &CStr) -> Result<Self::Fd>;
-    /// `open_tree(dir, path, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH)`.
+    /// `open_tree(dir, path, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE)`.
     fn open_tree(&self, dir: &Self::Fd, path: &CStr) -> Result<Self::Fd>;
     /// `mount_setattr(mount, "", AT_EMPTY_PATH, {MOUNT_ATTR_IDMAP, userns_fd: users})`.
     fn mount_setattr_idmap(&self, mount: &Self::Fd, users: &Self::Fd) -> Result<()>;
@@ -147,7 +147,8 @@ impl Kernel for Linux {
     fn open_tree(&self, dir: &OwnedFd, path: &CStr) -> Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_EMPTY_PATH;
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
         rustix::mount::open_tree(dir, path, flags)
     }
 

@@ -36,7 +36,7 @@ pub fn is_helper(program: &[u8]) -> bool {
 /// Where in `text` the first value starts that must not be shown, if there is one.
 ///
 /// The name of a carried option counts in any case, at any place, and with more letters, digits,
-/// dots, hyphens or underscores behind it: a misspelt name must not give its value away.
+/// dots, hyphens, underscores or blanks behind it: a misspelt name must not give its value away.
 pub fn secret_start(text: &[u8]) -> Option<usize> {
     (0..text.len()).find_map(|at| CARRIED.iter().find_map(|name| value_start(text, at, name)))
 }
@@ -46,7 +46,7 @@ fn value_start(text: &[u8], at: usize, name: &str) -> Option<usize> {
     if !text.get(at..end)?.eq_ignore_ascii_case(name.as_bytes()) {
         return None;
     }
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_ ".contains(byte);
     let more = text[end..].iter().take_while(|byte| is_name(byte)).count();
     (text.get(end + more) == Some(&b'=')).then_some(end + more + 1)
 }

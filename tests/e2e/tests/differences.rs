@@ -32,6 +32,13 @@ const EXAMPLES: &[(&str, &str, &str, &str)] = &[
         "rw,relatime",
         "fails",
     ),
+    ("x-mount.mkdir", "overlay gone -o BASE,x-mount.mkdir", "rw,relatime", "fails"),
+    (
+        "a backslash at the end of a value of `-o` before another `-o`",
+        "overlay t -o lowerdir=b:a\\ -o nodev",
+        "rw,nodev,relatime",
+        "fails",
+    ),
     ("an unbalanced quote", "overlay t -o BASE,x-a=\"b,nodev", "rw,relatime", "rw,nodev,relatime"),
     ("a quote in a path", "overlay t -o lowerdir=q\"x:a,nodev", "fails", "rw,nodev,relatime"),
     ("a comma after a backslash", "overlay t -o lowerdir=b:a\\,ro", "ro,relatime", "rw,relatime"),

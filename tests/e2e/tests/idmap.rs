@@ -124,6 +124,30 @@ fn owners() {
     }
 }
 
+/// A layer, or the upper and work directory, on a mount below another layer.
+#[test]
+fn mounts_below_a_layer() {
+    if !possible() {
+        return;
+    }
+    if !linux(6, 3) {
+        return lacks!("id-mapped layers on tmpfs (6.3)");
+    }
+    for (build, options) in BUILDS.into_iter().flat_map(|build| {
+        let table = ["lowerdir=l1:l1/sub/l", "lowerdir=l1:l2,upperdir=l1/sub/u,workdir=l1/sub/w"];
+        table.map(|options| (build, options))
+    }) {
+        let stage = stage();
+        let sub = stage.join("l1/sub");
+        fs::create_dir(&sub).expect("a directory");
+        mount("x", &sub, "tmpfs", MountFlags::empty(), None).expect("tmpfs");
+        ["l", "u", "w"].map(|name| fs::create_dir(sub.join(name)).expect(name));
+        let ran = run(&mut helper(&stage, build, &format!("{options},{MAPS}")));
+        assert!(ran.ok(), "{ran}");
+        stage.unmount_all();
+    }
+}
+
 /// Each way to an overlay, with mapped layers.
 #[test]
 fn every_way() {

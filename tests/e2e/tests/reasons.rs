@@ -46,6 +46,73 @@ fn stage() -> Stage {
     stage
 }
 
+/// Mistakes that no look at the directories that count shows, and what the line says of them; with
+/// the kernel that they need.
+const RARE: &[((u32, u32), &str, &str)] = &[
+    ((6, 7), "lowerdir=l1:l2,workdir=missing", ": option 'workdir=missing': no such file"),
+    ((6, 7), "lowerdir=missing,lowerdir=l1:l2", ": option 'lowerdir=missing': no such file"),
+    ((6, 7), "lowerdir=l1:l2,upperdir=missing,workdir=w,upperdir=u", "'upperdir=missing': no such"),
+    ((6, 7), "lowerdir+=missing,lowerdir=l1:l2", ": option 'lowerdir+=missing': no such file"),
+    ((6, 7), "lowerdir=l1:l2,lowerdir=", ": no lower layer is left"),
+    ((6, 7), "datadir+=l1,datadir+=l2", ": no lower layer is left"),
+    ((6, 7), "lowerdir=,upperdir=u,workdir=w,ro", ": no lower layer is left"),
+    (
+        (6, 7),
+        "lowerdir=l1,lowerdir+=l2,upperdir=u,workdir=w,ro",
+        ": option 'lowerdir+=l2': lowerdir+ and datadir+ cannot follow lowerdir: invalid",
+    ),
+    (
+        (6, 7),
+        "lowerdir=LONGl1:LONGl2,lowerdir+=l2",
+        ": option 'lowerdir+=l2': lowerdir+ and datadir+ cannot follow lowerdir: invalid",
+    ),
+    (
+        (5, 11),
+        "lowerdir=/proc/self/root@l1:@l2,userxattr,redirect_dir=on",
+        ": conflicting options: userxattr,redirect_dir=on: invalid",
+    ),
+    (
+        (5, 10),
+        "lowerdir=/proc/self/root@l1:/proc/self/root@busy/u,upperdir=u,workdir=w,index=on",
+        "lower layer 2 of 2 '/proc/self/root@busy/u' is in use by another overlay mount",
+    ),
+    ((6, 7), "lowerdir=:l1,lowerdir=l1:l2,metacopy=on,redirect_dir=off", "': invalid argument\n"),
+];
+
+#[test]
+fn rare_mistakes() {
+    for (build, (kernel, options, expected)) in
+        BUILDS.into_iter().flat_map(|build| RARE.iter().map(move |row| (build, row)))
+    {
+        if !linux(kernel.0, kernel.1) {
+            lacks!("what {options:?} needs ({}.{})", kernel.0, kernel.1);
+            continue;
+        }
+        let stage = stage();
+        let base = format!("{}/", stage.path().display());
+        let fill = |text: &str| text.replace('@', &base).replace("LONG", &"./".repeat(1_500));
+        let ran = run(&mut helper(&stage, build, &fill(options)));
+        assert!(ran.said().contains(&fill(expected)), "{ran}, expected {expected}");
+        assert!(ran.code() == Some(32) && ran.said().lines().count() == 1, "{ran}");
+    }
+}
+
+/// A work directory that was used with another upper directory: which of both is wrong cannot be
+/// seen.
+#[test]
+fn another_upper_directory() {
+    for build in BUILDS {
+        let stage = stage();
+        let options = "lowerdir=l1,workdir=w,index=on,upperdir=";
+        let ran = run(&mut helper(&stage, build, &format!("{options}u")));
+        assert!(ran.ok(), "{ran}");
+        unmount(stage.join("t"), UnmountFlags::empty()).expect("the overlay");
+        fs::create_dir(stage.join("other")).expect("a directory");
+        let ran = run(&mut helper(&stage, build, &format!("{options}other")));
+        assert!(ran.said().contains("upperdir 'other' or its workdir was used"), "{ran}");
+    }
+}
+
 /// Those that this kernel makes.
 fn mistakes() -> Vec<(&'static str, &'static [&'static str])> {
     if !linux(5, 11) {
