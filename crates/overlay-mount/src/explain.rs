@@ -12,7 +12,7 @@ use crate::idmap::detached;
 use crate::inspect::{Directory, Problem, Role, directories, first_problem};
 use crate::kernel_log::{KernelLog, names_only_ours};
 use crate::mount::lsm;
-use crate::options::{Options, Refusal, Words, names_lower};
+use crate::options::{Options, Refusal, Words};
 use crate::sys::{Kernel, Linux};
 use crate::trial::{IN_USE, Place, exclude_each_other, fails_alone, in_child};
 use crate::words::key_value;
@@ -97,10 +97,11 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         };
         layer.describe(self.line.text(": "));
         if matches!(errno, Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) {
-            self.line
-                .text(" is on ")
-                .text(layer.file_system().unwrap_or("a file system of a type"));
-            self.line.text(" that cannot be id-mapped here (uidmap=, gidmap=)");
+            match layer.file_system() {
+                Some(kind) => self.line.text(" is on ").text(kind).text(", which"),
+                None => self.line.text(" is on a file system that"),
+            };
+            self.line.text(" cannot be id-mapped here (uidmap=, gidmap=)");
         } else if errno == Errno::NOSYS {
             self.line.text(" cannot be id-mapped by this kernel (uidmap=, gidmap=)");
         }
@@ -158,7 +159,7 @@ impl<'a, W: Words<'a>> Explanation<'_, 'a, W> {
         let names = !word.is_empty() && word.len() <= FSCONFIG_VALUE_MAX && refused == errno;
         if names {
             self.line.text(": option ").quoted(word);
-            if errno == Errno::INVAL && names_lower(key_value(word).0) {
+            if errno == Errno::INVAL && matches!(key_value(word).0, b"lowerdir+" | b"datadir+") {
                 self.line.text(": lowerdir+ and datadir+ cannot follow lowerdir");
             }
         }

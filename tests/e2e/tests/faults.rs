@@ -265,10 +265,10 @@ fn check_said(code: i32, said: &str, what: &str) {
     assert!(!line.is_empty() && !line.contains('\n'), "{what}");
     // Where another way is tried after it, the error told may be that of another call.
     const SYSTEM: [&str; 4] = [
-        ": cannot allocate memory",
-        ": too many open files",
-        ": too many open files in system",
-        ": resource temporarily unavailable",
+        "cannot allocate memory",
+        "too many open files",
+        "too many open files in system",
+        "resource temporarily unavailable",
     ];
     let is_system = SYSTEM.iter().any(|text| line.ends_with(text));
     assert_eq!(code, if is_system { 2 } else { 32 }, "{what}");
