@@ -231,6 +231,7 @@ impl Work {
                 let bytes = step.done.saturating_sub(before);
                 before = step.done;
                 let stage = match step.phase {
+                    Phase::Reading => Stage::Begun,
                     Phase::Copying => Stage::Copying(step.done, step.total),
                     Phase::Verifying => Stage::Verifying(step.done, step.total),
                 };
