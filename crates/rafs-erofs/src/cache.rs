@@ -180,7 +180,9 @@ impl Cache {
         (image, blob): (&Image, &str),
         step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<bool> {
-        let Some(number) = image.blobs.iter().position(|of| of.id == blob) else { return Ok(false) };
+        let Some(number) = image.blobs.iter().position(|of| of.id == blob) else {
+            return Ok(false);
+        };
         let of = &image.blobs[number];
         let Ok(map) = self.map(of)? else { return Ok(false) };
         let mut ready = image.chunks_of(number).to_vec();

@@ -44,8 +44,7 @@ impl Made {
     /// Opens a regular file below its root for reading. What else an image may have at `path` is
     /// not opened: a device does what its driver does then, a FIFO waits, a link leads elsewhere.
     pub(crate) fn open(&self, path: &str) -> std::io::Result<File> {
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let found = openat2(&self.root, path, flags, Mode::empty(), resolve)?;
         if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {

@@ -30,7 +30,8 @@ fn damaged_ones_are_refused_or_read_as_the_kernel_does() {
 fn the_seeds_hold() {
     let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/bootstrap");
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let small: Vec<_> = (0..).filter(|&seed| draft(seed).build().len() <= 12 << 10).take(6).collect();
+    let small: Vec<_> =
+        (0..).filter(|&seed| draft(seed).build().len() <= 12 << 10).take(6).collect();
     for seed in small {
         let (path, image) = (format!("{seeds}/draft-{seed}"), draft(seed).build());
         if update {

@@ -1,5 +1,6 @@
 //! Makes bootstraps in memory: the tiny one of the probe, and those of the tests.
 
+#![cfg_attr(not(feature = "properties"), allow(dead_code, reason = "the probe has one file"))]
 #![allow(unreachable_pub, reason = "public with the feature `properties`")]
 
 use super::fields::{
@@ -73,7 +74,8 @@ impl Draft {
     /// The bootstrap.
     pub fn build(&self) -> Vec<u8> {
         let root = Node::Directory(self.root.clone());
-        let mut inodes = vec![Inode { node: &root, attributes: &[], names: vec![], block: 0, at: 0 }];
+        let mut inodes =
+            vec![Inode { node: &root, attributes: &[], names: vec![], block: 0, at: 0 }];
         collect(&mut inodes, 0, 0);
         let mut image = vec![0; 2 * BLOCK as usize];
         self.place(&mut inodes, &mut image);
@@ -101,7 +103,8 @@ impl Draft {
             }
             inode.at = at;
             let chunks = matches!(inode.node, Node::File(_));
-            let end = if chunks { (at + head).next_multiple_of(8) + data } else { at + head + tail };
+            let end =
+                if chunks { (at + head).next_multiple_of(8) + data } else { at + head + tail };
             at = end.next_multiple_of(inode::UNIT);
         }
         let mut block = at.div_ceil(BLOCK);

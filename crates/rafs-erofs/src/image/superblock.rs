@@ -109,7 +109,11 @@ impl Super {
         if count > BLOBS {
             return Err(Unserved::TooMuch(format!("{count} blobs, expected up to {BLOBS}")).into());
         }
-        let devices = bytes.table::<{ slot::SIZE as usize }>(at, u64::from(count) * slot::SIZE, "device table")?;
+        let devices = bytes.table::<{ slot::SIZE as usize }>(
+            at,
+            u64::from(count) * slot::SIZE,
+            "device table",
+        )?;
         let blobs = bytes.table::<{ blob::SIZE }>(self.blobs.0, self.blobs.1, "blob table")?;
         if devices.len() != blobs.len() {
             let (devices, blobs) = (devices.len(), blobs.len());

@@ -73,6 +73,7 @@ pub(super) struct Extent<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Found<'a> {
     /// A name, and mode and length of what it is a name of.
+    #[cfg_attr(not(feature = "properties"), allow(dead_code, reason = "counted only"))]
     Name(Path<'a>, u16, u64),
     /// Data of a file, whichever of its names is seen first.
     Extent(Extent<'a>),
@@ -295,12 +296,7 @@ impl<'a> Tree<'a> {
         !is_cut || next.is_none_or(|&byte| byte == 0)
     }
 
-    fn extents(
-        &mut self,
-        file: &Inode<'_>,
-        path: Path<'_>,
-        visit: &mut Visit<'_>,
-    ) -> Read<()> {
+    fn extents(&mut self, file: &Inode<'_>, path: Path<'_>, visit: &mut Visit<'_>) -> Read<()> {
         if file.size == 0 {
             return Ok(());
         }
@@ -310,7 +306,8 @@ impl<'a> Tree<'a> {
         }
         let chunk = BLOCK << (file.union & SIZE_BITS);
         let length = file.size.div_ceil(chunk).saturating_mul(index::SIZE as u64);
-        let table = self.bytes.table::<{ index::SIZE }>(file.end.next_multiple_of(8), length, "indexes")?;
+        let table =
+            self.bytes.table::<{ index::SIZE }>(file.end.next_multiple_of(8), length, "indexes")?;
         self.spend(length, file.end)?;
         for (number, entry) in (0..).zip(table) {
             let at = number * chunk;

@@ -49,7 +49,9 @@ fn entry(rng: &mut Rng, name: Vec<u8>, blobs: u16, depth: u32) -> Entry {
             Node::File(chunks)
         }
         5 => Node::Link(vec![b'x'; rng.usize(1..100)]),
-        6 => Node::Special(*rng.choice(&[0o010_644, 0o020_600, 0o060_600, 0o140_755]).unwrap_or(&0)),
+        6 => {
+            Node::Special(*rng.choice(&[0o010_644, 0o020_600, 0o060_600, 0o140_755]).unwrap_or(&0))
+        }
         _ => Node::File(Vec::new()),
     };
     let attribute = |rng: &mut Rng| {
