@@ -143,7 +143,7 @@ fn damaged() {
         (Inode("b"), inode::FORMAT.0 + 1, &[1], "an inode of format 0x84"),
         (Inode("b"), inode::MODE.0 + 1, &[0xf0], "its type is unknown"),
         (Inode("b"), inode::UNION.0, &[0], "format 0x0"),
-        (Inode("b"), inode::UNION.0 + 1, &[1], "format 0x120"),
+        (Inode("b"), inode::UNION.0 + 1, &[1], "chunks of format 0x120"),
         (Inode("b"), inode::COMPACT_SIZE.0 + 3, &[0xff], "indexes at byte"),
         (Inode("b"), inode::ATTRIBUTES.0, &[0xff, 0xff], "attributes at byte"),
         (Inode("c"), inode::ATTRIBUTES.0, &[2], "its data is in no blob"),

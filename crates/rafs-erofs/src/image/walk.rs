@@ -191,6 +191,10 @@ impl<'a> Tree<'a> {
         let attributes = self.bytes.slice(at + length, attributes, "attributes")?;
         let end = at + length + attributes.len() as u64;
         match format >> 1 {
+            // Also where there is no data: the kernel does not show such an inode.
+            CHUNKS if union & 0xffff & !(INDEXES | SIZE_BITS) != 0 => {
+                Err(Unserved::Feature(format!("chunks of format {union:#x}")).into())
+            }
             layout @ (PLAIN | INLINE | CHUNKS) => {
                 Ok(Inode { end, layout, mode, size, union, attributes })
             }
