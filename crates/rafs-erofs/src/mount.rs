@@ -24,6 +24,7 @@ pub enum Way {
 
 /// A string that the kernel takes for a parameter is shorter than this.
 const PARAMETER: usize = 256;
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// A mount that is at no path yet; dropped, it is gone.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Made {
             return Err(std::io::Error::other("expected a regular file"));
         }
         // The same file again: its name is not looked up.
-        let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let name = Path::new(DESCRIPTORS).join(found.as_raw_fd().to_string());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(rustix::fs::open(name, flags, Mode::empty())?.into())
     }
@@ -91,8 +92,13 @@ pub(crate) fn make(files: &[(PathBuf, File)], way: Way) -> Result<Made, String> 
 fn name((path, file): &(PathBuf, File)) -> PathBuf {
     match path.as_os_str().len() {
         ..PARAMETER => path.clone(),
-        _ => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        _ => Path::new(DESCRIPTORS).join(file.as_raw_fd().to_string()),
     }
+}
+
+/// Whether the source of a mount is the file at `path`, or what [`name`] made of that.
+pub(crate) fn is_of(source: &Path, path: &Path) -> bool {
+    source == path || path.as_os_str().len() >= PARAMETER && source.starts_with(DESCRIPTORS)
 }
 
 /// What the kernel says of a failure, if it does, without its level (`e erofs: ...`).

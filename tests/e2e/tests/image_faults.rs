@@ -296,7 +296,8 @@ fn a_client_gives_up() {
     let impatient = node.client.patient_for(Duration::from_millis(300));
     let error = impatient.prepare("slow", &top, &Labels::new()).expect_err("too late");
     assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
-    assert_eq!(node.daemons().len(), 1);
+    let started = || node.daemons().len() == 1;
+    assert!(service::until(Duration::from_secs(10), started), "{}", node.snapshotter.said());
     real_daemon(&mut node);
     let quick = node.client.patient_for(Duration::from_secs(3));
     node.expect(quick.prepare("quick", &second, &Labels::new()));

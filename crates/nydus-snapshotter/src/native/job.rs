@@ -357,3 +357,25 @@ impl Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rafs_erofs::properties::draft;
+    use std::fs;
+
+    /// As long as nothing was cached meanwhile, the bootstrap need not even be there.
+    #[test]
+    fn a_bootstrap_is_read_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, cache) = (root.path().join("image.boot"), Cache::new(root.path()));
+        fs::write(&path, draft(1).build()).unwrap();
+        let look = |before| cached(&path, &cache, before, &|| false);
+        let first = look(None).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(Arc::ptr_eq(&first, &look(Some(Arc::clone(&first))).unwrap()));
+        let map = root.path().join(format!("{}.chunk_map", first.blobs[0].id));
+        fs::write(map, "another").unwrap();
+        assert!(look(Some(first)).is_err(), "it is read again");
+    }
+}

@@ -1,6 +1,6 @@
 //! Images of strangers: what the kernel sees in them, and what is opened of them.
 
-use crate::world::{WAYS, World};
+use crate::world::{WAYS, World, check_equal};
 use nydus_e2e::mounts::mounts;
 use nydus_e2e::not_run;
 use nydus_e2e::rafs::{Form, Recipe};
@@ -105,6 +105,17 @@ fn a_container_has_its_devices_and_setuid_programs() {
 fn show(context: &rustix::fd::OwnedFd, attributes: MountAttrFlags, target: &Path) {
     let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).expect("a mount");
     move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).expect("a target");
+}
+
+/// Directories with names that no parameter of a mount can hold.
+#[test]
+fn long_paths() {
+    let Some(world) = World::of(&Recipe::of(Form::Directory), 1, make) else { return };
+    let expected = world.fill();
+    let directory = ["n", "m"].map(|letter| letter.repeat(200)).join("/");
+    fs::create_dir_all(world.stage.join(&directory)).expect("a directory");
+    let native = world.promote(&format!("{directory}/native")).expect("a promotion");
+    check_equal("long paths", &native, &expected, &WAYS);
 }
 
 /// Images that were damaged, and that the walker takes nevertheless: it knows what the kernel will
