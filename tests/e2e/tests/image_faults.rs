@@ -365,7 +365,7 @@ fn a_refused_image_harms_no_other() {
 /// cached data stays where it is, for its daemon and for the next.
 #[test]
 fn a_lie_costs_the_liar() {
-    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
+    for node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V6)) {
         let top = node.unpack();
         let root = node.mount(&node.container("c1", &top), "m1");
         check_files(&root);
