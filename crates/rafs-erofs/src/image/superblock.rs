@@ -185,7 +185,7 @@ fn blob_of(number: usize, device: &[u8], entry: &[u8]) -> Read<Blob> {
         other => return Err(feature(format!("unknown algorithm {other} for digests"))),
     };
     let uncompressed_size = blob::UNCOMPRESSED_SIZE.get(entry);
-    if uncompressed_size > LARGEST_BLOB || uncompressed_size % BLOCK != 0 {
+    if uncompressed_size > LARGEST_BLOB || !uncompressed_size.is_multiple_of(BLOCK) {
         return Err(damaged("its length is no number of blocks"));
     }
     let chunk_count = blob::CHUNKS.get(entry);
