@@ -113,11 +113,6 @@ pub fn blob_of(name: &str) -> Option<&str> {
     (blob.bytes().all(is_digit) && SUFFIXES.contains(&suffix)).then_some(blob)
 }
 
-/// The map of what is cached of the blob `digest` (`sha256:…`).
-pub fn map_of(cache: &Path, digest: &str) -> PathBuf {
-    file(cache, digest.rsplit(':').next().unwrap_or_default(), SUFFIXES[0])
-}
-
 fn file(cache: &Path, blob: &str, suffix: &str) -> PathBuf {
     cache.join(format!("{blob}{suffix}"))
 }

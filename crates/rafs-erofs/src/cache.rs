@@ -1,10 +1,15 @@
 //! nydusd's blob cache: `<id>.blob.data`, `<id>.chunk_map`, `<id>.blob.meta` and what else it makes.
 //! As nydus-storage 0.6 has it in `cache/state/persist_map.rs`.
 
-use crate::error::{Result, io};
+use crate::error::{Error, Result, io};
+use crate::image::regular;
+use crate::promote::{Step, Work};
+use crate::verify::verify;
 use crate::{Blob, Image};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 const HEADER: usize = 4096;
@@ -44,6 +49,15 @@ impl Progress {
     pub fn complete(self) -> bool {
         self.ready == self.chunks
     }
+}
+
+/// What [`Cache::mend`] did, by blobs' ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Their files are removed.
+    pub discarded: Vec<String>,
+    /// Their files do not fit what this image says, but what another one says.
+    pub kept: Vec<String>,
 }
 
 /// A directory of cache files.
@@ -96,25 +110,93 @@ impl Cache {
         Ok(map.is_ok_and(|map| (0..blob.chunk_count).all(|index| map.is_ready(index))))
     }
 
-    /// Before `nydusd` is started: discards blobs whose files do not fit together, and says which.
-    /// With a chunk map that says ready, and no data, nydusd 2.2 serves zeros; with data of another
-    /// length it does not start.
+    /// What [`Cache::progress`] depends on, beside the image: as long as it is the same, so is that.
+    /// The times of chunk maps do not tell: `nydusd` writes to them by mmap(2).
+    ///
+    /// # Errors
+    /// A file is there but cannot be read.
+    pub fn state(&self, blobs: &[Blob]) -> Result<[u8; 32]> {
+        let mut state = blake3::Hasher::new();
+        for blob in blobs {
+            let data = self.data_file(blob)?.map(|(length, _)| length);
+            state.update(format!("{} {data:?} ", blob.id).as_bytes());
+            match self.map(blob)? {
+                Ok(map) => state.update(&[map.all.into()]).update(&map.bits),
+                Err(broken) => state.update(format!("{broken:?}").as_bytes()),
+            };
+        }
+        Ok(state.finalize().into())
+    }
+
+    /// Before `nydusd` is started: discards those of an image's `blobs` whose files do not fit, each
+    /// to the others and to what the image says. With a chunk map that says ready, and no data,
+    /// nydusd 2.2 serves zeros; with data of another length, or another number of chunks, it does
+    /// not start; without a chunk map it writes to data that is there.
+    ///
+    /// `others` are blobs as images say that are served or promoted. It is called at most once. What
+    /// fits one of them is kept, and `nydusd` refuses this image: it says what is not so.
     ///
     /// # Errors
     /// A file cannot be looked at or removed.
-    pub fn mend(&self, image: &Image) -> Result<Vec<String>> {
-        let mut discarded = Vec::new();
-        for blob in &image.blobs {
-            let fits = match self.map(blob)? {
-                Ok(map) => map.is_empty() || self.data_fits(blob)?,
-                Err(there) => there == Broken::Missing,
-            };
-            if !fits {
+    pub fn mend(&self, blobs: &[Blob], others: impl FnOnce() -> Vec<Blob>) -> Result<Mended> {
+        let (mut mended, mut others) = (Mended::default(), Some(others));
+        let mut known = Vec::new();
+        for blob in blobs {
+            if self.fits(blob)? {
+                continue;
+            }
+            known = others.take().map_or(known, |others| others());
+            let mut same = known.iter().filter(|other| other.id == blob.id);
+            if same.try_fold(false, |any, other| Ok::<_, Error>(any || self.fits(other)?))? {
+                mended.kept.push(blob.id.clone());
+            } else {
                 self.discard(&blob.id)?;
-                discarded.push(blob.id.clone());
+                mended.discarded.push(blob.id.clone());
             }
         }
-        Ok(discarded)
+        Ok(mended)
+    }
+
+    /// Whether `nydusd` can go on with a blob's files, and does no harm to others.
+    fn fits(&self, blob: &Blob) -> Result<bool> {
+        let (map, data) = (self.map(blob)?, self.data_file(blob)?);
+        let is_new = data.is_none_or(|(length, links)| length == 0 && links == 1);
+        let is_whole = data.is_some_and(|(length, _)| length == blob.uncompressed_size);
+        Ok(match map {
+            Ok(map) => is_whole || is_new && map.is_empty(),
+            // Killed in `discard`: the data may also be a promoted image's.
+            Err(Broken::Missing) => is_new || is_whole && data.is_some_and(|(_, links)| links == 1),
+            Err(Broken::Garbage) => false,
+        })
+    }
+
+    /// Whether `image` bears witness to what is cached of `blob`: something is, and all that it
+    /// refers to has the digest that it names.
+    ///
+    /// # Errors
+    /// A file cannot be read; [`Error::Stopped`].
+    pub fn is_right(
+        &self,
+        (image, blob): (&Image, &str),
+        step: &mut dyn FnMut(Step) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let Some(number) = image.blobs.iter().position(|of| of.id == blob) else {
+            return Ok(false);
+        };
+        let of = &image.blobs[number];
+        let Ok(map) = self.map(of)? else { return Ok(false) };
+        let mut ready = image.chunks_of(number).to_vec();
+        ready.retain(|chunk| map.is_ready(chunk.index));
+        if ready.is_empty() || !self.data_fits(of)? {
+            return Ok(false);
+        }
+        let path = self.data(blob);
+        let file = regular(&path)?;
+        let mut work = Work::new(step, ready.iter().map(|chunk| u64::from(chunk.size)).sum());
+        match verify((of, &ready), (&path, &file), &mut work) {
+            Err(Error::Damaged { .. }) => Ok(false),
+            verified => verified.map(|()| true),
+        }
     }
 
     /// Removes a blob's cache files, the chunk map first. A nydusd that has them open keeps them;
@@ -134,10 +216,18 @@ impl Cache {
     }
 
     fn data_fits(&self, blob: &Blob) -> Result<bool> {
+        Ok(self.data_file(blob)?.is_some_and(|(length, _)| length == blob.uncompressed_size))
+    }
+
+    /// Length and number of names of the file with a blob's data.
+    fn data_file(&self, blob: &Blob) -> Result<Option<(u64, u64)>> {
         let path = self.data(&blob.id);
         match fs::metadata(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            found => Ok(found.map_err(io("look at", path))?.len() == blob.uncompressed_size),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => {
+                let found = found.map_err(io("look at", path))?;
+                Ok(Some((found.len(), found.nlink())))
+            }
         }
     }
 

@@ -27,9 +27,11 @@ mod native;
 mod place;
 mod probe;
 mod promote;
+#[cfg(feature = "properties")]
+pub mod properties;
 mod verify;
 
-pub use cache::{Cache, Progress, SUFFIXES};
+pub use cache::{Cache, Mended, Progress, SUFFIXES};
 pub use error::{Changed, Error, How, Result, Unserved, Unsupported};
 pub use image::{Blob, Chunk, Digester, Image};
 pub use mount::{Way, unmount};

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, io};
 use crate::loops::Loop;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -24,6 +24,7 @@ pub enum Way {
 
 /// A string that the kernel takes for a parameter is shorter than this.
 const PARAMETER: usize = 256;
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// A mount that is at no path yet; dropped, it is gone.
 #[derive(Debug)]
@@ -31,11 +32,29 @@ pub(crate) struct Made {
     root: OwnedFd,
 }
 
+/// What an image has is for containers, which have it through an overlay of their own: on this
+/// mount nothing is executed with other rights, no device is opened, and no link leads anywhere.
+/// An overlay looks at none of these (fs/overlayfs uses the lower inodes, and the flags of its own
+/// mount).
+const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW);
+
 impl Made {
-    /// Opens a file below its root for reading.
+    /// Opens a regular file below its root for reading. What else an image may have at `path` is
+    /// not opened: a device does what its driver does then, a FIFO waits, a link leads elsewhere.
     pub(crate) fn open(&self, path: &str) -> std::io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.root, path, flags, Mode::empty())?.into())
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = openat2(&self.root, path, flags, Mode::empty(), resolve)?;
+        if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Err(std::io::Error::other("expected a regular file"));
+        }
+        // The same file again: its name is not looked up.
+        let name = Path::new(DESCRIPTORS).join(found.as_raw_fd().to_string());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(name, flags, Mode::empty())?.into())
     }
 }
 
@@ -63,8 +82,7 @@ pub(crate) fn make(files: &[(PathBuf, File)], way: Way) -> Result<Made, String> 
         fsconfig_create(&context)
     };
     create().map_err(|error| said(&context).unwrap_or_else(|| error.to_string()))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    match fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes) {
+    match fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, ATTRIBUTES) {
         Ok(root) => Ok(Made { root }),
         Err(error) => Err(error.to_string()),
     }
@@ -74,8 +92,13 @@ pub(crate) fn make(files: &[(PathBuf, File)], way: Way) -> Result<Made, String> 
 fn name((path, file): &(PathBuf, File)) -> PathBuf {
     match path.as_os_str().len() {
         ..PARAMETER => path.clone(),
-        _ => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        _ => Path::new(DESCRIPTORS).join(file.as_raw_fd().to_string()),
     }
+}
+
+/// Whether the source of a mount is the file at `path`, or what [`name`] made of that.
+pub(crate) fn is_of(source: &Path, path: &Path) -> bool {
+    source == path || path.as_os_str().len() >= PARAMETER && source.starts_with(DESCRIPTORS)
 }
 
 /// What the kernel says of a failure, if it does, without its level (`e erofs: ...`).

@@ -222,14 +222,16 @@ impl Native {
         mount::attach(&made, target).map_err(refused)
     }
 
-    /// Whether the topmost mount at `target` is this image's, by whichever way and process.
+    /// Whether the topmost mount at `target` is this image's, by whichever way and process. If the
+    /// image's own path is too long for a mount to tell it, any EROFS that is mounted from such a
+    /// path counts: to be asked of a target at which no other image is ever mounted.
     ///
     /// # Errors
     /// The table of mounts cannot be read.
     pub fn is_mounted(&self, target: &Path) -> Result<bool> {
         let table = Path::new("/proc/thread-self/mountinfo");
         let source = mount::source_at(target).map_err(io("read", table))?;
-        Ok(source.is_some_and(|source| source == self.directory.join(BOOTSTRAP)))
+        Ok(source.is_some_and(|source| mount::is_of(&source, &self.directory.join(BOOTSTRAP))))
     }
 
     /// Removes the directory, the record first. Mounts keep the files until they are unmounted.

@@ -1,6 +1,7 @@
 //! Gives a blob's data a file of ours.
 
 use crate::error::{Error, Result, io};
+use crate::image::regular;
 use crate::native::Placement;
 use crate::promote::{Phase, Work};
 use crate::{Blob, Cache, Chunk, ioctl};
@@ -26,7 +27,7 @@ pub(crate) fn place(
         fs::hard_link(&from, to).map_err(io("link", to))?;
         return Ok(Placement::Link);
     }
-    let source = File::open(&from).map_err(io("open", &from))?;
+    let source = regular(&from)?;
     let target = create(to)?;
     target.set_len(blob.uncompressed_size).map_err(io("make", to))?;
     for range in ranges(chunks) {
@@ -42,14 +43,14 @@ pub(crate) fn whole(from: &Path, to: &Path) -> Result<()> {
     if reflink(from, to)? {
         return Ok(());
     }
-    let mut source = File::open(from).map_err(io("open", from))?;
+    let mut source = regular(from)?;
     std::io::copy(&mut source, &mut create(to)?).map_err(io("copy to", to))?;
     Ok(())
 }
 
 /// Makes `to` share the space of `from`; false if the file system cannot.
 fn reflink(from: &Path, to: &Path) -> Result<bool> {
-    let source = File::open(from).map_err(io("open", from))?;
+    let source = regular(from)?;
     match ioctl_ficlone(create(to)?, source) {
         Ok(()) => Ok(true),
         Err(_) => {

@@ -1,6 +1,7 @@
 //! Whether this kernel can, by trying.
 
 use crate::error::{Result, Unsupported, io};
+use crate::image::build::{Draft, DraftBlob, Entry, Node};
 use crate::mount::{self, Way};
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_string, fsopen};
 use std::fs::{self, File};
@@ -77,36 +78,9 @@ fn clear(directory: &Path) -> Result<()> {
 }
 
 /// An image of a root directory with a file `f` of one chunk, all of its only device.
-fn image() -> [u8; 4096] {
-    let mut image = [0; 4096];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    // Superblock: magic, bits of a block, root, inodes, blocks.
-    put(1024, &0xe0f5_e1e2_u32.to_le_bytes());
-    put(1036, &[12]);
-    put(1038, &64_u16.to_le_bytes());
-    put(1040, &2_u64.to_le_bytes());
-    put(1060, &1_u32.to_le_bytes());
-    // Features: chunks, device table; one device, whose slot of 128 bytes is number 11.
-    put(1104, &0xc_u32.to_le_bytes());
-    put(1110, &[1, 0, 11]);
-    put(1408 + 64, &1_u32.to_le_bytes());
-    // Root, inode 64: inline data, mode, links, size; then `.`, `..` and `f`.
-    put(2048, &[2 << 1]);
-    put(2052, &0o040_755_u16.to_le_bytes());
-    put(2054, &[2]);
-    put(2056, &40_u32.to_le_bytes());
-    for (entry, (inode, name, kind)) in [(64, 36, 2), (64, 37, 2), (68, 39, 1)].iter().enumerate() {
-        put(2080 + entry * 12, &[*inode]);
-        put(2080 + entry * 12 + 8, &[*name, 0, *kind]);
-    }
-    put(2116, b"...f");
-    // The file, inode 68: chunks, mode, links, size, indexes of chunks of one block; then the
-    // index: device 1, block 0.
-    put(2176, &[4 << 1]);
-    put(2180, &0o100_644_u16.to_le_bytes());
-    put(2182, &[1]);
-    put(2184, &4096_u32.to_le_bytes());
-    put(2192, &0x20_u32.to_le_bytes());
-    put(2208 + 2, &[1]);
-    image
+fn image() -> Vec<u8> {
+    let chunks = vec![(CONTENT.len() as u32, [0x5a; 32])];
+    let blobs = vec![DraftBlob { id: "0".into(), chunks }];
+    let root = vec![Entry::new("f", Node::File(vec![(0, 0)]))];
+    Draft { blobs, chunk_size: 4096, root }.build()
 }

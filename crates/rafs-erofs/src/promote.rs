@@ -1,7 +1,7 @@
 //! From a complete cache to files of our own that are verified.
 
 use crate::error::{Error, Result, io};
-use crate::image::{Image, hex};
+use crate::image::{Image, hex, regular};
 use crate::native::{BOOTSTRAP, Device, Identity, Native, Placement, Record};
 use crate::{Cache, place, verify};
 use std::collections::BTreeSet;
@@ -14,6 +14,8 @@ use std::path::Path;
 /// What a promotion is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Reading the bootstrap.
+    Reading,
     /// Copying data, which only some file systems need.
     Copying,
     /// Computing digests.
@@ -66,7 +68,10 @@ impl Promotion<'_> {
 
     /// The same, `into` an absolute path.
     fn run_in(&self, step: &mut dyn FnMut(Step) -> ControlFlow<()>) -> Result<Native> {
-        let image = Image::open(self.bootstrap)?;
+        let mut work = Work::new(step, 0);
+        let bootstrap = &regular(self.bootstrap)?;
+        let (image, _) = Image::digested(bootstrap, self.bootstrap, &mut || work.reading())?;
+        work.total = image.bytes();
         let progress = Cache::new(self.cache).progress(&image)?;
         if !progress.complete() {
             return Err(Error::Incomplete(progress));
@@ -77,7 +82,6 @@ impl Promotion<'_> {
         Native::remove(self.into)?;
         let made = DirBuilder::new().mode(0o700).create(self.into);
         made.map_err(io("make directory", self.into))?;
-        let mut work = Work { step, copied: 0, verified: 0, total: image.bytes() };
         let done = self.fill(&mut work);
         if done.is_err() {
             // The error that counts is the first.
@@ -92,14 +96,14 @@ impl Promotion<'_> {
         let verity = self.verity && place::guard(&path)?;
         // From here on the copy is what counts.
         let bootstrap = synced(&path)?;
-        let image = Image::read(&bootstrap, &path)?;
+        let (image, digest) = Image::digested(&bootstrap, &path, &mut || work.reading())?;
         let mut devices = Vec::with_capacity(image.blobs.len());
         for number in 0..image.blobs.len() {
             devices.push(self.device(&image, number, verity, work)?);
         }
         let record = Record {
             version: 0,
-            digest: hex(&image.digest),
+            digest: hex(&digest),
             bootstrap: Identity::of(&bootstrap, false).map_err(io("look at", &path))?,
             devices,
             samples: image.samples,
@@ -152,11 +156,19 @@ pub(crate) struct Work<'a> {
     total: u64,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    pub(crate) fn new(step: &'a mut dyn FnMut(Step) -> ControlFlow<()>, total: u64) -> Self {
+        Self { step, copied: 0, verified: 0, total }
+    }
+
+    fn reading(&mut self) -> ControlFlow<()> {
+        (self.step)(Step { phase: Phase::Reading, done: 0, total: self.total })
+    }
+
     pub(crate) fn done(&mut self, phase: Phase, bytes: u64) -> Result<()> {
         let sum = match phase {
             Phase::Copying => &mut self.copied,
-            Phase::Verifying => &mut self.verified,
+            Phase::Reading | Phase::Verifying => &mut self.verified,
         };
         *sum += bytes;
         match (self.step)(Step { phase, done: *sum, total: self.total }) {

@@ -2,21 +2,19 @@
 
 use super::{Error, Image, SHARED, Settings};
 use crate::auth;
-use crate::cache;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::image_ref;
 use crate::layout::Layout;
 use crate::nydusd_config::{self, is_registry};
 use nydus_mount_slice::Secret;
-use nydusd_client::{Log, Mode, Spec, bootstrap};
+use nydusd_client::{Log, Mode, Spec};
 use rustix::fs::CWD;
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 use serde_json::Value;
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes that must be free for an image to be served: its configuration, logs, maps of chunks.
 const SPACE: u64 = 4 << 20;
@@ -185,51 +183,6 @@ pub(super) fn write_secret(path: &Path, secret: &Secret) -> Result<(), Error> {
     file.as_file().set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
     file.write_all(secret.expose().as_bytes()).map_err(failed)?;
     file.persist(path).map(drop).map_err(|error| failed(error.error))
-}
-
-/// Puts the blobs' metadata that an image brings into the cache, where `nydusd` looks for it.
-pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(), Error> {
-    let Some(beside) = bootstrap.parent().and_then(|dir| fs::read_dir(dir).ok()) else {
-        return Ok(());
-    };
-    let is_meta = |path: &PathBuf| {
-        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        name.ends_with(".blob.meta") && cache::blob_of(name).is_some()
-    };
-    for path in beside.flatten().map(|entry| entry.path()).filter(is_meta) {
-        let cached = settings.cache.join(path.file_name().unwrap_or(OsStr::new("")));
-        if !cached.exists() {
-            let fresh = cached.with_extension("new");
-            let copy = || {
-                io::copy(&mut bootstrap::open(&path)?, &mut fs::File::create(&fresh)?)?;
-                fs::rename(&fresh, &cached)
-            };
-            copy().map_err(|error| Error::File(path, error))?;
-        }
-    }
-    Ok(())
-}
-
-/// Discards cached blobs whose files do not fit together: `nydusd` would serve zeros for what its
-/// map says is there.
-pub(super) async fn mend(cache: &Path, bootstrap: PathBuf, blobs: &[String]) {
-    let map = |blob: &String| cache::map_of(cache, blob).exists();
-    // Nothing of it was ever cached.
-    if !blobs.is_empty() && !blobs.iter().any(map) {
-        return;
-    }
-    let (cache, shown) = (rafs_erofs::Cache::new(cache), bootstrap.clone());
-    let mended = move || cache.mend(&rafs_erofs::Image::open(&bootstrap)?);
-    match tokio::task::spawn_blocking(mended).await {
-        Ok(Ok(discarded)) => {
-            for blob in discarded {
-                tracing::warn!(blob, "its cached files do not fit together and are discarded");
-            }
-        }
-        // What is wrong with it is told where it matters.
-        Ok(Err(error)) => tracing::debug!(path = %shown.display(), %error, "is not looked at"),
-        Err(error) => tracing::error!(path = %shown.display(), %error, "is not looked at"),
-    }
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {

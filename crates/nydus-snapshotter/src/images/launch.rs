@@ -2,7 +2,7 @@
 
 use super::{
     DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
-    files,
+    cached, files,
 };
 use crate::config::DaemonMode;
 use crate::probe;
@@ -21,7 +21,7 @@ impl Images {
     pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
         let bootstrap = self.layout.bootstrap(image.id);
         if bootstrap::version(&bootstrap)? == FsVersion::V6 {
-            files::mend(&self.settings.cache, bootstrap, &image.blobs).await;
+            self.mend_cache(&bootstrap).await;
         }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
@@ -83,7 +83,7 @@ impl Images {
             // A dead mount would be in the way of its own directory.
             clear_stale(&spec).await?;
             files::prepare(&self.settings, &spec)?;
-            files::bring_blob_meta(&self.settings, bootstrap)?;
+            cached::bring_metadata(&self.settings.cache, bootstrap).await?;
             files::write_secret(&config_file, config)?;
             self.start(&id, spec.clone(), false).await
         };
@@ -110,7 +110,7 @@ impl Images {
         let mounted = async {
             files::write_secret(&config_file, config)?;
             let live = self.shared_daemon().await?;
-            files::bring_blob_meta(&self.settings, bootstrap)?;
+            cached::bring_metadata(&self.settings.cache, bootstrap).await?;
             self.remember(&live.id, live.daemon.spec(), Some((image.id, &lower))).await?;
             let source = bootstrap.to_string_lossy().into_owned();
             let mount = Mount::rafs(source, config.clone());

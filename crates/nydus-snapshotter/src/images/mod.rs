@@ -3,6 +3,7 @@
 //! An image has a slot of its own, and a slot its lock: a slow image holds up nobody else. What
 //! is served is in the store before a daemon starts, so none is lost when we are killed.
 
+mod cached;
 mod failover;
 mod files;
 mod launch;

@@ -1,7 +1,9 @@
 //! After a start of ours: daemons of an earlier run are taken over where they live. What is dead
 //! is cleared, and served again when somebody asks for it.
 
-use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, files};
+use super::{
+    DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, Live, SHARED, Served, cached, files,
+};
 use crate::store::Lookup;
 use nydus_mount_slice::Secret;
 use nydusd_client::{Daemon, Error as Failed, Mode, Spec, State, clear_stale};
@@ -46,6 +48,7 @@ impl Images {
         self: &Arc<Self>,
         image: impl Fn(u64) -> Image,
     ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+        cached::remove_unfinished(&self.settings.cache);
         let read = self.store.read()?;
         let (daemons, instances) = (read.items(&DAEMONS)?, read.items(&INSTANCES)?);
         for damaged in daemons.damaged.iter().chain(&instances.damaged) {

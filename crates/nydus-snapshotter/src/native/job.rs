@@ -7,6 +7,7 @@ use nydusd_client::bootstrap;
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress, Promotion};
 use std::io;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -97,26 +98,61 @@ impl Natives {
         job
     }
 
-    /// How much of an image is cached now, noted.
-    pub(super) async fn look(self: &Arc<Self>, id: u64) -> Result<Progress, Error> {
+    /// How much of an image is cached now, noted. The bootstrap is read only if what is cached of
+    /// its blobs is not as it was; `stopped` ends that.
+    pub(super) async fn look(
+        self: &Arc<Self>,
+        id: u64,
+        stopped: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Progress, Error> {
         let (bootstrap, cache) = (self.layout.bootstrap(id), self.settings.cache.clone());
         let shown = bootstrap.clone();
         // Whoever made the image may have put anything there, such as a FIFO.
         bootstrap::version(&bootstrap).map_err(images::Error::from)?;
-        let looked = move || {
-            let image = rafs_erofs::Image::open(&bootstrap);
-            Ok(image.and_then(|image| Cache::new(cache).progress(&image)))
-        };
+        let before = self.known().get(&id).and_then(|known| known.cached.clone());
+        let looked = move || Ok(cached(&bootstrap, &Cache::new(cache), before, &stopped));
         let looked = blocking(&shown, looked).await?.map_err(Error::from);
         let mut known = self.known();
         let entry = known.entry(id).or_default();
         entry.looked = Some(Instant::now());
-        match &looked {
-            Ok(progress) => entry.progress = Some(*progress),
-            Err(error) => entry.refused(error),
+        match looked {
+            Ok(cached) => {
+                entry.progress = Some(cached.progress);
+                entry.cached = Some(Arc::clone(&cached));
+                Ok(cached.progress)
+            }
+            Err(error) => {
+                entry.refused(&error);
+                Err(error)
+            }
         }
-        looked
     }
+}
+
+/// What was cached of an image when it was looked at.
+#[derive(Debug)]
+pub(super) struct Cached {
+    blobs: Vec<rafs_erofs::Blob>,
+    state: [u8; 32],
+    progress: Progress,
+}
+
+fn cached(
+    bootstrap: &Path,
+    cache: &Cache,
+    before: Option<Arc<Cached>>,
+    stopped: &dyn Fn() -> bool,
+) -> Result<Arc<Cached>, Erofs> {
+    if let Some(before) = before
+        && cache.state(&before.blobs)? == before.state
+    {
+        return Ok(before);
+    }
+    let image = rafs_erofs::Image::open_unless(bootstrap, stopped)?;
+    // First, so that what changes meanwhile is seen the next time.
+    let state = cache.state(&image.blobs)?;
+    let progress = cache.progress(&image)?;
+    Ok(Arc::new(Cached { blobs: image.blobs, state, progress }))
 }
 
 impl Known {
@@ -159,7 +195,7 @@ impl Work {
             if self.natives.is_promoted(id) {
                 return Ok(());
             }
-            let progress = self.natives.look(id).await?;
+            let progress = self.look().await?;
             if self.reins.is_stopped() {
                 return Err(Erofs::Stopped.into());
             }
@@ -184,7 +220,8 @@ impl Work {
         let shown = lower.clone();
         let read = move || {
             let bootstrap = work.natives.layout.bootstrap(work.image.id);
-            let image = match rafs_erofs::Image::open(&bootstrap) {
+            let stopped = || work.reins.is_stopped();
+            let image = match rafs_erofs::Image::open_unless(&bootstrap, &stopped) {
                 Ok(image) => image,
                 Err(error) => return Ok(Err(error.into())),
             };
@@ -209,7 +246,12 @@ impl Work {
             })
         };
         blocking(&shown, read).await??;
-        self.natives.look(self.image.id).await.map(drop)
+        self.look().await.map(drop)
+    }
+
+    async fn look(&self) -> Result<Progress, Error> {
+        let reins = Arc::clone(&self.reins);
+        self.natives.look(self.image.id, move || reins.is_stopped()).await
     }
 
     /// Proves that all of it is cached, and keeps what was proven.
@@ -231,20 +273,68 @@ impl Work {
                 let bytes = step.done.saturating_sub(before);
                 before = step.done;
                 let stage = match step.phase {
+                    Phase::Reading => Stage::Begun,
                     Phase::Copying => Stage::Copying(step.done, step.total),
                     Phase::Verifying => Stage::Verifying(step.done, step.total),
                 };
                 work.tell(Some(stage));
                 work.reins.worked(bytes, natives.pace.as_ref())
             });
-            if let Err(Erofs::Damaged { blob, .. }) = &outcome
-                && let Err(error) = Cache::new(cache).discard(blob)
-            {
-                return Ok(Err(error));
+            if let Err(Erofs::Damaged { blob, .. }) = &outcome {
+                match work.is_right_for_others(blob) {
+                    Ok(true) => {
+                        tracing::warn!(
+                            snapshot = id,
+                            blob,
+                            "what it says of the blob is not so, \
+                            and what another image says is: the cached files are kept"
+                        );
+                    }
+                    Ok(false) => {
+                        if let Err(error) = Cache::new(cache).discard(blob) {
+                            return Ok(Err(error));
+                        }
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
             }
             Ok(outcome.map(drop))
         };
         Ok(blocking(&shown, verified).await??)
+    }
+
+    /// Whether another image that is served or promoted names what is cached of a blob by its right
+    /// digests. Then this image is wrong, not the cache.
+    fn is_right_for_others(&self, blob: &str) -> Result<bool, Erofs> {
+        let (natives, own) = (&self.natives, self.image.id);
+        let served = self.images.served().into_iter().map(|served| served.image.id);
+        let served = served.filter(|&id| id != own).map(|id| natives.layout.bootstrap(id));
+        let promoted = natives.mounted().into_iter().filter(|&id| id != own);
+        let promoted = promoted.map(|id| natives.files(id).join("image.boot"));
+        let cache = Cache::new(&natives.settings.cache);
+        let names_it = |path: &PathBuf| {
+            let blobs = rafs_erofs::Image::blobs_of(path);
+            blobs.is_ok_and(|blobs| blobs.iter().any(|of| of.id == blob))
+        };
+        for path in served.chain(promoted).filter(names_it) {
+            let stopped = || self.reins.is_stopped();
+            let image = match rafs_erofs::Image::open_unless(&path, &stopped) {
+                Err(Erofs::Stopped) => return Err(Erofs::Stopped),
+                // It bears no witness.
+                Err(_) => continue,
+                Ok(image) => image,
+            };
+            let mut before = 0;
+            let is_right = cache.is_right((&image, blob), &mut |step| {
+                let bytes = step.done.saturating_sub(before);
+                before = step.done;
+                self.reins.worked(bytes, natives.pace.as_ref())
+            });
+            if is_right? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Cached blobs of images that other daemons serve: each of them may have begun to fetch a chunk
@@ -265,5 +355,27 @@ impl Work {
         if let Some(stage) = stage {
             self.stage.send_replace(stage);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rafs_erofs::properties::draft;
+    use std::fs;
+
+    /// As long as nothing was cached meanwhile, the bootstrap need not even be there.
+    #[test]
+    fn a_bootstrap_is_read_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, cache) = (root.path().join("image.boot"), Cache::new(root.path()));
+        fs::write(&path, draft(1).build()).unwrap();
+        let look = |before| cached(&path, &cache, before, &|| false);
+        let first = look(None).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(Arc::ptr_eq(&first, &look(Some(Arc::clone(&first))).unwrap()));
+        let map = root.path().join(format!("{}.chunk_map", first.blobs[0].id));
+        fs::write(map, "another").unwrap();
+        assert!(look(Some(first)).is_err(), "it is read again");
     }
 }

@@ -86,6 +86,7 @@ pub struct Known {
     pub never: bool,
     /// A job that is at it.
     pub job: Option<Job>,
+    cached: Option<Arc<job::Cached>>,
     looked: Option<Instant>,
     failed: Option<Instant>,
 }

@@ -1,6 +1,7 @@
 //! Reads every file of an image that `nydusd` serves, so that all its data is cached.
 
-use std::fs::{File, OpenOptions};
+use rustix::fs::OFlags;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -63,10 +64,15 @@ fn one(
     part: &mut [u8],
     step: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> io::Result<ControlFlow<()>> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(rustix::fs::OFlags::NOATIME.bits() as i32);
-    let mut file: File = file.open(path)?;
-    let length = file.metadata()?.size();
+    // The image may not be as it was when its names were listed: a link would lead out of it, a
+    // FIFO wait.
+    let flags = OFlags::NOATIME | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("expected a regular file"));
+    }
+    let length = found.size();
     loop {
         match file.read(part)? {
             0 => break,
@@ -103,6 +109,12 @@ mod tests {
         assert!(all(root.path(), &count).unwrap().is_continue());
         assert_eq!(bytes.into_inner(), (1 << 20) - 1);
         assert!(all(root.path(), &|_| ControlFlow::Break(())).unwrap().is_break());
+        let [link, fifo] = ["link", "fifo"].map(|name| root.path().join(name));
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        for other in [link, fifo, "/dev/null".into()] {
+            assert!(one(&other, &mut [0], &count_nothing).is_err(), "{}", other.display());
+        }
         let missing = root.path().join("missing");
         assert_eq!(all(&missing, &count_nothing).unwrap_err().0, missing);
     }

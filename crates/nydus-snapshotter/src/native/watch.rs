@@ -61,7 +61,7 @@ impl Natives {
     /// Looks at an image: whether a job should be at it.
     async fn wants(self: &Arc<Self>, id: u64, warm: Warm) -> bool {
         let before = self.known().get(&id).and_then(|known| known.progress);
-        match self.look(id).await {
+        match self.look(id, || false).await {
             Ok(now) => is_wanted(warm, before, now),
             Err(error) => {
                 tracing::info!(snapshot = id, %error, "the image stays with nydusd");

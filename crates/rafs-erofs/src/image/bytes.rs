@@ -33,18 +33,3 @@ impl<'a> Bytes<'a> {
         }
     }
 }
-
-/// The number at `at`, which the caller knows to be inside of `bytes`.
-macro_rules! number {
-    ($name:ident, $type:ty) => {
-        pub(super) fn $name(bytes: &[u8], at: usize) -> $type {
-            let mut number = [0; size_of::<$type>()];
-            number.copy_from_slice(&bytes[at..at + size_of::<$type>()]);
-            <$type>::from_le_bytes(number)
-        }
-    };
-}
-
-number!(u16, u16);
-number!(u32, u32);
-number!(u64, u64);

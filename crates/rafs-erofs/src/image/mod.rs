@@ -4,24 +4,34 @@
 //! places, bring tokio, reqwest, OpenSSL and FUSE, and have no way to ask which data a file's
 //! inode refers to as the kernel does.
 
+pub(crate) mod build;
 mod bytes;
+mod fields;
+mod samples;
 mod superblock;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use crate::error::{Error, Result, Unserved, io};
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
+use samples::Samples;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use superblock::Super;
 
-/// Larger bootstraps are left to nydusd; this is an image of some five million files.
-const LARGEST: u64 = 1 << 30;
-/// Chunks in all files together, each counted as often as it is used: 16 TiB at the least.
-const LOOKS: usize = 1 << 32;
+/// Larger bootstraps are left to nydusd; this is an image of more than a million files.
+const LARGEST: u64 = 256 << 20;
+/// One bootstrap at a time is in memory.
+static TURN: Mutex<()> = Mutex::new(());
+/// How often the caller is asked whether to go on: once in so many names and extents.
+const ASK: u64 = 4096;
 
 /// How chunks are digested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +108,6 @@ pub(crate) struct Sample {
 /// A RAFS v6 image that the kernel can serve.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// SHA-256 of the bootstrap.
-    pub digest: [u8; 32],
     /// The blobs, in the order in which the kernel takes them as devices.
     pub blobs: Vec<Blob>,
     /// The chunks that it refers to, by blob and offset. Every byte of every file is in one.
@@ -108,54 +116,81 @@ pub struct Image {
     pub(crate) samples: Vec<Sample>,
 }
 
+/// Asked again and again while a bootstrap is read: `Break` ends that.
+pub(crate) type GoOn<'a> = dyn FnMut() -> ControlFlow<()> + 'a;
+
 impl Image {
-    /// Reads the bootstrap at `path`.
+    /// Reads the bootstrap at `path`, in a time that its size bounds. Others that are read at the
+    /// same time wait.
     ///
     /// # Errors
     /// [`Error::Unserved`] if the kernel cannot serve the image; it cannot be read; it is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(io("open bootstrap", path))?;
-        Self::read(&file, path)
+        Self::open_unless(path, &|| false)
     }
 
-    /// The same of an open file, which is called `path` in errors.
-    pub(crate) fn read(file: &File, path: &Path) -> Result<Self> {
-        let length = file.metadata().map_err(io("look at bootstrap", path))?.len();
-        if length > LARGEST {
-            let what = format!("a bootstrap of {length} bytes, expected up to {LARGEST}");
-            return Err(Unserved::TooMuch(what).into());
-        }
-        let mut bytes = Vec::with_capacity(length as usize);
-        file.take(length).read_to_end(&mut bytes).map_err(io("read bootstrap", path))?;
-        Self::parse(&bytes).map_err(|problem| match problem {
-            Problem::Damaged(what) => Error::Bootstrap { path: path.to_owned(), what },
-            Problem::Unserved(why) => why.into(),
-        })
+    /// The same, and ends it when `stopped` says so.
+    ///
+    /// # Errors
+    /// Those of [`Image::open`], and [`Error::Stopped`].
+    pub fn open_unless(path: &Path, stopped: &dyn Fn() -> bool) -> Result<Self> {
+        let mut go_on = || match stopped() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        read(&regular(path)?, path, LARGEST, |bytes| Self::parse(bytes, &mut go_on))
     }
 
-    fn parse(bytes: &[u8]) -> Read<Self> {
-        let digest = Sha256::digest(bytes).into();
-        let bytes = Bytes(bytes);
-        let of = Super::read(bytes)?;
-        let blobs = of.blobs(bytes)?;
-        let chunks = of.chunks(bytes, &blobs)?;
+    /// Of an open file, which is called `path` in errors, with the file's SHA-256.
+    pub(crate) fn digested(
+        file: &File,
+        path: &Path,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<(Self, [u8; 32])> {
+        let parsed = |bytes: &[u8]| Ok((Self::parse(bytes, go_on)?, Sha256::digest(bytes).into()));
+        read(file, path, LARGEST, parsed)
+    }
+
+    /// The blobs that the bootstrap at `path` names, without a look at its files and chunks.
+    ///
+    /// # Errors
+    /// Those of [`Image::open`].
+    pub fn blobs_of(path: &Path) -> Result<Vec<Blob>> {
+        let file = regular(path)?;
+        let end = read(&file, path, superblock::HEAD, |head| {
+            Ok(Super::read(Bytes(head))?.end_of_tables())
+        });
+        read(&file, path, end?, |bytes| Super::read(Bytes(bytes))?.blobs(Bytes(bytes)))
+    }
+
+    pub(crate) fn parse(bytes: &[u8], go_on: &mut GoOn<'_>) -> Read<Self> {
+        let of = Super::read(Bytes(bytes))?;
+        let blobs = of.blobs(Bytes(bytes))?;
+        let chunks = of.chunks(Bytes(bytes), &blobs)?;
         let mut samples = Samples::new(&blobs, &chunks);
-        let mut looks = 0;
-        walk::walk(bytes, &of, &mut |extent| {
+        // An index of 8 bytes is in one chunk, in all images of nydus.
+        let (mut looks, most) = (0, bytes.len() / 4);
+        let mut found = 0;
+        walk::walk(Bytes(bytes), &of, &mut |what| {
+            found += 1;
+            if found % ASK == 0 && go_on().is_break() {
+                return Err(Problem::Stopped);
+            }
+            let walk::Found::Extent(extent) = what else { return Ok(()) };
             let Some(covered) = walk::covered(&extent, &chunks) else {
                 let path = extent.path.whole().unwrap_or_default();
                 let what = format!("data of file {:?}", String::from_utf8_lossy(&path));
                 return Err(Unserved::NoDigest(what).into());
             };
-            samples.look(&extent, covered);
             looks += covered.len();
-            match looks {
-                ..=LOOKS => Ok(()),
-                _ => Err(Unserved::TooMuch(format!("more than {LOOKS} chunks in files")).into()),
+            if looks > most {
+                return Err(Unserved::TooMuch(format!("more than {most} chunks in files")).into());
             }
+            samples.look(&extent, covered);
+            Ok(())
         })?;
-        let samples = samples.found.into_iter().flatten().collect();
-        Ok(Self { digest, blobs, chunks, samples })
+        let samples = samples.found();
+        Ok(Self { blobs, chunks, samples })
     }
 
     /// Bytes, unpacked, that it refers to.
@@ -171,49 +206,42 @@ impl Image {
     }
 }
 
-/// Looks for a [`Sample`] of each blob.
-struct Samples<'a> {
-    blobs: &'a [Blob],
-    /// How many blobs have this chunk at this place.
-    alike: HashMap<(u64, [u8; 32]), u32>,
-    found: Vec<Option<Sample>>,
+/// Opens a file of an image: never a link, and nothing that waits or acts when it is opened.
+pub(crate) fn regular(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = || {
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(std::io::Error::other("expected a regular file")),
+        }
+    };
+    opened().map_err(io("open", path))
 }
 
-impl<'a> Samples<'a> {
-    fn new(blobs: &'a [Blob], chunks: &[Chunk]) -> Self {
-        let mut alike = HashMap::new();
-        if blobs.len() > 1 {
-            for chunk in chunks {
-                *alike.entry((chunk.offset, chunk.digest)).or_default() += 1;
-            }
-        }
-        Self { blobs, alike, found: vec![None; blobs.len()] }
+/// Lets `parse` see a bootstrap, of which no more than `most` bytes are read.
+fn read<T>(
+    mut file: &File,
+    path: &Path,
+    most: u64,
+    parse: impl FnOnce(&[u8]) -> Read<T>,
+) -> Result<T> {
+    let failed = |error| io("read bootstrap", path)(error);
+    let length = file.metadata().map_err(failed)?.len();
+    if length > LARGEST {
+        let what = format!("a bootstrap of {length} bytes, expected up to {LARGEST}");
+        return Err(Unserved::TooMuch(what).into());
     }
-
-    fn look(&mut self, extent: &walk::Extent<'_>, covered: &[Chunk]) {
-        let blob = usize::from(extent.blob);
-        if self.found[blob].is_some() {
-            return;
-        }
-        let end = extent.offset + extent.size;
-        let telling = |chunk: &&Chunk| {
-            let inside = chunk.offset >= extent.offset && chunk.end() <= end;
-            let alike = self.alike.get(&(chunk.offset, chunk.digest));
-            inside && alike.is_none_or(|&blobs| blobs == 1)
-        };
-        let Some(chunk) = covered.iter().find(telling) else { return };
-        // A record is JSON.
-        let path = extent.path.whole().and_then(|path| String::from_utf8(path).ok());
-        let Some(path) = path else { return };
-        self.found[blob] = Some(Sample {
-            blob,
-            path,
-            at: extent.at + (chunk.offset - extent.offset),
-            size: chunk.size,
-            digester: self.blobs[blob].digester,
-            digest: hex(&chunk.digest),
-        });
-    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let most = length.min(most);
+    let mut bytes = Vec::with_capacity(most as usize);
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    parse(&bytes).map_err(|problem| match problem {
+        Problem::Damaged(what) => Error::Bootstrap { path: path.to_owned(), what },
+        Problem::Unserved(why) => why.into(),
+        Problem::Stopped => Error::Stopped,
+    })
 }
 
 /// `bytes` in hex.
@@ -221,11 +249,25 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// All names, each with mode and length of what it is a name of.
+#[cfg(feature = "properties")]
+pub(crate) fn names(bytes: &[u8]) -> Read<Vec<(Vec<u8>, u16, u64)>> {
+    let (mut names, of) = (Vec::new(), Super::read(Bytes(bytes))?);
+    walk::walk(Bytes(bytes), &of, &mut |found| {
+        if let walk::Found::Name(path, mode, size) = found {
+            names.extend(path.whole().map(|path| (path, mode, size)));
+        }
+        Ok(())
+    })?;
+    Ok(names)
+}
+
 /// Why a bootstrap is not taken.
 #[derive(Debug)]
-enum Problem {
+pub(crate) enum Problem {
     Damaged(String),
     Unserved(Unserved),
+    Stopped,
 }
 
 impl From<Unserved> for Problem {
@@ -234,4 +276,4 @@ impl From<Unserved> for Problem {
     }
 }
 
-type Read<T> = std::result::Result<T, Problem>;
+pub(crate) type Read<T> = std::result::Result<T, Problem>;

@@ -1,29 +1,24 @@
 //! RAFS v6's superblocks and tables, as Linux's `fs/erofs/erofs_fs.h` and nydus 2.2 have them.
 
-use super::bytes::{Bytes, u16, u32, u64};
+use super::bytes::Bytes;
+use super::fields::{BLOCK, blob, chunk, extended, slot, superblock};
 use super::{Blob, Chunk, Digester, Problem, Read};
 use crate::Unserved;
 
 /// RAFS v5: magic and version at the beginning.
-const V5: (u32, u32) = (0x5241_4653, 0x500);
-/// EROFS_SUPER_MAGIC_V1, at byte 1024.
-const MAGIC: u32 = 0xe0f5_e1e2;
-const SUPER: u64 = 1024;
-const SUPER_SIZE: u64 = 128;
-const EXTENDED_SIZE: u64 = 256;
-/// Bytes of a block: the only size that RAFS v6 has for images whose data is unpacked.
-pub(super) const BLOCK: u64 = 4096;
-const SLOT: u64 = 128;
+const V5: [u8; 8] = *b"SFAR\x00\x05\0\0";
 /// EROFS_FEATURE_INCOMPAT_CHUNKED_FILE and _DEVICE_TABLE.
-const INCOMPATIBLE: u32 = 0x4 | 0x8;
+pub(super) const INCOMPATIBLE: u32 = 0x4 | 0x8;
 /// EROFS_FEATURE_COMPAT_RAFS_V6.
-const COMPATIBLE: u32 = 0x4000_0000;
+pub(super) const COMPATIBLE: u32 = 0x4000_0000;
 /// As many as an index of a chunk can name.
 const BLOBS: u16 = 255;
 /// nydus has no others either, bytes.
 const CHUNK: std::ops::RangeInclusive<u32> = 4096..=16 << 20;
-/// nydus reads no more either: 16 TiB.
-const LARGEST_BLOB: u64 = 1 << 44;
+/// nydus reads no more either, 16 TiB; the number of the last block means that there is no data.
+const LARGEST_BLOB: u64 = (1 << 44) - BLOCK;
+/// Chunks of a blob: 256 GiB of the smallest, whose chunk map has 8 MiB.
+const CHUNKS: u32 = 1 << 26;
 
 /// Bits of the extended superblock: compressors, digesters, owners, attributes, digests inlined,
 /// no encryption.
@@ -34,15 +29,17 @@ const EXPLICIT_OWNERS: u64 = 0x10;
 const TARFS: u64 = 0x200;
 const ENCRYPTED: u64 = 0x0200_0000;
 
-/// Bits of a blob: aligned, chunk information v2, digests inlined; tar headers, table of contents.
-const BLOB_FEATURES: u32 = ALIGNED | 0x4 | 0x20 | 0x7000_0000;
+/// Bits of a blob, as nydus-storage 0.7 has them in `device.rs`: aligned, chunk information v2,
+/// digests inlined, of a dictionary of chunks; tar headers, table of contents.
+const BLOB_FEATURES: u32 = ALIGNED | 0x4 | 0x20 | 0x200 | 0x7000_0000;
 const ALIGNED: u32 = 0x1;
 const UNSERVED: &[(u32, &str)] = &[
     (0x2, "a blob with the bootstrap in it"),
     (0x8, "a gzip blob read by zran"),
     (0x10, "a blob whose metadata is another blob"),
-    (0x40, "a blob with batches of chunks"),
-    (0x80, "an encrypted blob"),
+    (0x40, "a blob of tar files"),
+    (0x80, "a blob with batches of chunks"),
+    (0x100, "an encrypted blob"),
 ];
 
 /// What the superblocks say.
@@ -50,6 +47,8 @@ const UNSERVED: &[(u32, &str)] = &[
 pub(super) struct Super {
     /// Where inodes are counted from, bytes.
     pub(super) inodes: u64,
+    /// Where shared attributes are counted from, bytes.
+    pub(super) attributes: u64,
     /// Number of the root directory.
     pub(super) root: u64,
     /// Largest chunk, bytes.
@@ -59,37 +58,49 @@ pub(super) struct Super {
     chunks: (u64, u64),
 }
 
+/// Bytes in front of the first table.
+pub(super) const HEAD: u64 = extended::AT + extended::SIZE;
+
 impl Super {
     pub(super) fn read(bytes: Bytes<'_>) -> Read<Self> {
-        let is_v5 = bytes.0.len() >= 8 && (u32(bytes.0, 0), u32(bytes.0, 4)) == V5;
-        if is_v5 {
+        if bytes.0.starts_with(&V5) {
             return Err(Unserved::Version5.into());
         }
-        let base = bytes.slice(SUPER, SUPER_SIZE, "superblock")?;
-        let extended = bytes.slice(SUPER + SUPER_SIZE, EXTENDED_SIZE, "extended superblock")?;
-        if u32(base, 0) != MAGIC || u32(base, 8) & COMPATIBLE == 0 {
+        let base = bytes.slice(superblock::AT, superblock::SIZE, "superblock")?;
+        let more = bytes.slice(extended::AT, extended::SIZE, "extended superblock")?;
+        let (magic, expected) = superblock::MAGIC;
+        if magic.get(base) != expected || superblock::COMPATIBLE.get(base) & COMPATIBLE == 0 {
             return Err(Problem::Damaged("it has no superblock of RAFS v6".into()));
         }
-        if base[12] != 12 {
-            return Err(feature(format!("blocks of {} bytes", 1_u64 << (base[12] & 63))));
+        let bits = superblock::BLOCK_BITS.get(base);
+        if 1_u64.checked_shl(bits.into()) != Some(BLOCK) {
+            return Err(feature(format!("blocks of 2^{bits} bytes")));
         }
-        let incompatible = u32(base, 80);
+        let incompatible = superblock::INCOMPATIBLE.get(base);
         if incompatible & !INCOMPATIBLE != 0 {
-            return Err(feature(format!("unknown features {:#x} of EROFS", incompatible)));
+            return Err(feature(format!("unknown features {incompatible:#x} of EROFS")));
         }
-        flags(u64(extended, 0))?;
-        let chunk_size = u32(extended, 20);
+        flags(extended::FLAGS.get(more))?;
+        let chunk_size = extended::CHUNK_SIZE.get(more);
         if !chunk_size.is_power_of_two() || !CHUNK.contains(&chunk_size) {
             return Err(Problem::Damaged(format!("it has chunks of {chunk_size} bytes")));
         }
+        let slots = u64::from(superblock::DEVICE_SLOT.get(base)) * slot::SIZE;
         Ok(Self {
-            inodes: u64::from(u32(base, 40)) * BLOCK,
-            root: u16(base, 14).into(),
+            inodes: u64::from(superblock::INODES.get(base)) * BLOCK,
+            attributes: u64::from(superblock::ATTRIBUTES.get(base)) * BLOCK,
+            root: superblock::ROOT.get(base).into(),
             chunk_size,
-            devices: (u64::from(u16(base, 88)) * SLOT, u16(base, 86)),
-            blobs: (u64(extended, 8), u32(extended, 16).into()),
-            chunks: (u64(extended, 24), u64(extended, 32)),
+            devices: (slots, superblock::DEVICES.get(base)),
+            blobs: (extended::BLOBS.0.get(more), extended::BLOBS.1.get(more).into()),
+            chunks: (extended::CHUNKS.0.get(more), extended::CHUNKS.1.get(more)),
         })
+    }
+
+    /// Where the tables for blobs end: all that [`Super::blobs`] needs is before that.
+    pub(super) fn end_of_tables(&self) -> u64 {
+        let devices = self.devices.0 + u64::from(self.devices.1) * slot::SIZE;
+        self.blobs.0.saturating_add(self.blobs.1).max(devices)
     }
 
     /// The blobs; the table for the kernel and the table for nydusd must agree.
@@ -98,21 +109,25 @@ impl Super {
         if count > BLOBS {
             return Err(Unserved::TooMuch(format!("{count} blobs, expected up to {BLOBS}")).into());
         }
-        let devices = bytes.table::<128>(at, u64::from(count) * SLOT, "device table")?;
-        let blobs = bytes.table::<256>(self.blobs.0, self.blobs.1, "blob table")?;
+        let devices = bytes.table::<{ slot::SIZE as usize }>(
+            at,
+            u64::from(count) * slot::SIZE,
+            "device table",
+        )?;
+        let blobs = bytes.table::<{ blob::SIZE }>(self.blobs.0, self.blobs.1, "blob table")?;
         if devices.len() != blobs.len() {
             let (devices, blobs) = (devices.len(), blobs.len());
             return Err(Problem::Damaged(format!("it has {devices} devices for {blobs} blobs")));
         }
         let pairs = devices.iter().zip(blobs).enumerate();
-        pairs.map(|(number, (device, blob))| self::blob(number, device, blob)).collect()
+        pairs.map(|(number, (device, blob))| self::blob_of(number, device, blob)).collect()
     }
 
     /// The chunks by blob and offset.
     pub(super) fn chunks(&self, bytes: Bytes<'_>, blobs: &[Blob]) -> Read<Vec<Chunk>> {
         let (at, length) = self.chunks;
-        let table = bytes.table::<80>(at, length, "chunk table")?;
-        let chunks = table.iter().map(|entry| chunk(entry, blobs, self.chunk_size));
+        let table = bytes.table::<{ chunk::SIZE }>(at, length, "chunk table")?;
+        let chunks = table.iter().map(|entry| chunk_of(entry, blobs, self.chunk_size));
         let mut chunks = chunks.collect::<Read<Vec<_>>>()?;
         chunks.sort_unstable_by_key(|chunk| (chunk.blob, chunk.offset));
         let overlap =
@@ -144,7 +159,7 @@ fn flags(flags: u64) -> Read<()> {
     }
 }
 
-fn blob(number: usize, device: &[u8; 128], blob: &[u8; 256]) -> Read<Blob> {
+fn blob_of(number: usize, device: &[u8], entry: &[u8]) -> Read<Blob> {
     let damaged = |what: &str| Problem::Damaged(format!("blob {number}: {what}"));
     let id = |raw: &[u8]| {
         let id = str::from_utf8(raw).ok()?.trim_end_matches('\0');
@@ -152,28 +167,33 @@ fn blob(number: usize, device: &[u8; 128], blob: &[u8; 256]) -> Read<Blob> {
         let sane = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         (!id.is_empty() && !id.starts_with('.') && id.chars().all(sane)).then(|| id.to_owned())
     };
-    let id = id(&blob[..64]).ok_or_else(|| damaged("its id is no file name"))?;
-    if device[..64] != blob[..64] || u32(blob, 64) as usize != number {
+    let id = id(&entry[blob::ID]).ok_or_else(|| damaged("its id is no file name"))?;
+    if device[slot::ID] != entry[blob::ID] || blob::NUMBER.get(entry) as usize != number {
         return Err(damaged("another one in the device table"));
     }
-    if u32(device, 68) != 0 {
+    if slot::MAPPED.get(device) != 0 {
         return Err(feature("a device that is mapped into the first one".into()));
     }
-    features(u32(blob, 84))?;
-    let (compressor, features) = (u32(blob, 76), u32(blob, 84));
-    if compressor == 2 && features & 0x4 == 0 {
+    let of = blob::FEATURES.get(entry);
+    features(of)?;
+    if blob::COMPRESSOR.get(entry) == 2 && of & 0x4 == 0 {
         return Err(feature("an eStargz blob".into()));
     }
-    let digester = match u32(blob, 80) {
+    let digester = match blob::DIGESTER.get(entry) {
         0 => Digester::Blake3,
         1 => Digester::Sha256,
         other => return Err(feature(format!("unknown algorithm {other} for digests"))),
     };
-    let (compressed_size, uncompressed_size) = (u64(blob, 88), u64(blob, 96));
-    if uncompressed_size > LARGEST_BLOB || uncompressed_size % BLOCK != 0 {
+    let uncompressed_size = blob::UNCOMPRESSED_SIZE.get(entry);
+    if uncompressed_size > LARGEST_BLOB || !uncompressed_size.is_multiple_of(BLOCK) {
         return Err(damaged("its length is no number of blocks"));
     }
-    let chunk_count = u32(blob, 72);
+    let chunk_count = blob::CHUNKS.get(entry);
+    if chunk_count > CHUNKS {
+        let what = format!("a blob of {chunk_count} chunks, expected up to {CHUNKS}");
+        return Err(Unserved::TooMuch(what).into());
+    }
+    let compressed_size = blob::COMPRESSED_SIZE.get(entry);
     Ok(Blob { id, compressed_size, uncompressed_size, chunk_count, digester })
 }
 
@@ -190,11 +210,11 @@ fn features(features: u32) -> Read<()> {
     }
 }
 
-fn chunk(entry: &[u8; 80], blobs: &[Blob], largest: u32) -> Read<Chunk> {
+fn chunk_of(entry: &[u8], blobs: &[Blob], largest: u32) -> Read<Chunk> {
     let mut digest = [0; 32];
-    digest.copy_from_slice(&entry[..32]);
-    let (blob, size) = (u32(entry, 32), u32(entry, 44));
-    let (offset, index) = (u64(entry, 56), u32(entry, 72));
+    digest.copy_from_slice(&entry[chunk::DIGEST]);
+    let (blob, size) = (chunk::BLOB.get(entry), chunk::UNCOMPRESSED_SIZE.get(entry));
+    let (offset, index) = (chunk::UNCOMPRESSED_OFFSET.get(entry), chunk::INDEX.get(entry));
     let of = blobs.get(blob as usize);
     let fits = |of: &Blob| {
         let end = offset.checked_add(size.into());

@@ -4,6 +4,7 @@ mod equal;
 mod facts;
 mod guest;
 mod killed;
+mod strangers;
 mod trust;
 mod unserved;
 mod world;

@@ -63,8 +63,9 @@ fn with_features() {
         (1152 + 3, 0x10, is("unknown features 0x10000000")),
         (blob + 84, 0x2, is("a blob with the bootstrap in it")),
         (blob + 84, 0x10, is("a blob whose metadata is another blob")),
-        (blob + 84, 0x40, is("a blob with batches of chunks")),
-        (blob + 84, 0x80, is("an encrypted blob")),
+        (blob + 84, 0x40, is("a blob of tar files")),
+        (blob + 84, 0x80, is("a blob with batches of chunks")),
+        (blob + 85, 0x01, is("an encrypted blob")),
         (blob + 87, 0x08, is("a blob with unknown features")),
     ];
     for (at, bit, expected) in table {

@@ -1,5 +1,7 @@
 //! What goes wrong when an image is to be served: the client is told, and nothing is left.
 
+mod liars;
+
 use nydus_e2e::bare::{
     LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
 };
@@ -24,9 +26,7 @@ struct Wrong {
 }
 
 fn bootstrap(node: &Node) -> PathBuf {
-    let snapshots = node.snapshotter.root().join("snapshots");
-    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
-    all.map(|image| image.join("image.boot")).find(|boot| boot.exists()).expect("a bootstrap")
+    bootstraps(node).remove(0)
 }
 
 /// Damages the bootstrap; [`again`] makes it whole.
@@ -298,7 +298,8 @@ fn a_client_gives_up() {
     let impatient = node.client.patient_for(Duration::from_millis(300));
     let error = impatient.prepare("slow", &top, &Labels::new()).expect_err("too late");
     assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
-    assert_eq!(node.daemons().len(), 1);
+    let started = || node.daemons().len() == 1;
+    assert!(service::until(Duration::from_secs(10), started), "{}", node.snapshotter.said());
     real_daemon(&mut node);
     let quick = node.client.patient_for(Duration::from_secs(3));
     node.expect(quick.prepare("quick", &second, &Labels::new()));
@@ -360,4 +361,10 @@ fn a_refused_image_harms_no_other() {
     assert_eq!(node.daemons(), before, "{}", node.snapshotter.said());
     unmount(&root);
     node.clear();
+}
+
+fn bootstraps(node: &Node) -> Vec<PathBuf> {
+    let snapshots = node.snapshotter.root().join("snapshots");
+    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
+    all.map(|image| image.join("image.boot")).filter(|boot| boot.exists()).collect()
 }
