@@ -141,7 +141,9 @@ fn mounts_below_a_layer() {
         let sub = stage.join("l1/sub");
         fs::create_dir(&sub).expect("a directory");
         mount("x", &sub, "tmpfs", MountFlags::empty(), None).expect("tmpfs");
-        ["l", "u", "w"].map(|name| fs::create_dir(sub.join(name)).expect(name));
+        for name in ["l", "u", "w"] {
+            fs::create_dir(sub.join(name)).expect(name);
+        }
         let ran = run(&mut helper(&stage, build, &format!("{options},{MAPS}")));
         assert!(ran.ok(), "{ran}");
         stage.unmount_all();
