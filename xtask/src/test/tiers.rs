@@ -88,6 +88,7 @@ const TABLE: &[Row] = &[
     ("image_faults", "what can go wrong with them", Always, Programs, Waits, 600),
     ("handoff", "from the slice to a guest's share", Always, Programs, Waits, 300),
     ("faults", "calls fail, kills, swapped targets", Always, Helper, Computes, 900),
+    ("hostile", "guests that do what they can, at random", Always, Programs, Computes, 1800),
     ("guest", "a guest's kernel, through containerd too", Always, Programs, Computes, 900),
     ("kernels", "the helper's tiers on other kernels", Always, Helper, Computes, 24_000),
     ("selinux", "options of SELinux, where it is on", Named, Helper, Computes, 300),
