@@ -5,11 +5,12 @@ use crate::share::path_of;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
-    open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
+    mount_remount, move_mount, open_tree, unmount,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// `STATX_ATTR_MOUNT_ROOT`, since Linux 5.8.
 const MOUNT_ROOT: u64 = 0x2000;
@@ -54,13 +55,32 @@ impl Bound {
         Ok(is_root && place(&mine) == place(&its) && mine.stx_mnt_id != its.stx_mnt_id)
     }
 
-    /// Detaches it, wherever it is now; users keep it until they let go, so it never waits and
-    /// never fails for them.
+    /// Makes it read-only and detaches it, wherever it is now. `nydusd` keeps what the guest
+    /// remembers of it: without the first a guest that runs on could write there for ever.
     pub(crate) fn detach(self) -> Result<()> {
         // The copy first: where it does not follow, it would be left.
-        let copy = self.copy.map_or(Ok(()), |copy| detach(&copy));
-        detach(&self.mount).and(copy)
+        let mounts: Vec<_> = self.copy.into_iter().chain([self.mount]).collect();
+        let done: Vec<_> = mounts.iter().map(freeze).chain(mounts.iter().map(detach)).collect();
+        done.into_iter().collect()
     }
+}
+
+/// How often it is tried to make a mount read-only to which somebody writes just now.
+const TRIES: u32 = 1000;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Lets nobody write through a mount any more.
+fn freeze(mount: &OwnedFd) -> Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for _ in 0..TRIES {
+        match mount_remount(path_of(mount.as_fd()), MountFlags::BIND | flags, "") {
+            Err(Errno::BUSY) => std::thread::sleep(PAUSE),
+            // It is no part of the tree of mounts any more.
+            Err(Errno::INVAL) => return Ok(()),
+            done => return done,
+        }
+    }
+    Err(Errno::BUSY)
 }
 
 /// Detaches what is mounted at an open directory, until that is mounted nowhere.

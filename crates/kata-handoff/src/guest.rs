@@ -85,7 +85,10 @@ impl Guest {
         is_name(cid.as_ref())?;
         let unmounted = unmount(&self.client, &lower(cid)).await;
         // Whatever nydusd says: a guest could go on writing to a snapshot that is left there.
-        all([unmounted, self.share.take_out(cid)])?;
+        let (share, id) = (self.share.clone(), cid.to_owned());
+        let taken = tokio::task::spawn_blocking(move || share.take_out(&id)).await;
+        let taken = taken.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        all([unmounted, taken])?;
         self.ids().now.remove(cid);
         Ok(())
     }

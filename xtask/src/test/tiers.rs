@@ -86,7 +86,7 @@ const TABLE: &[Row] = &[
     ("quickstart", "README's quick start, as written", Always, Programs, Waits, 300),
     ("images", "images by real nydusd, without containerd", Always, Programs, Waits, 600),
     ("image_faults", "what can go wrong with them", Always, Programs, Waits, 600),
-    ("handoff", "from the slice to a guest's share", Always, Programs, Waits, 300),
+    ("handoff", "from the slice to a guest's share", Always, Programs, Waits, 600),
     ("faults", "calls fail, kills, swapped targets", Always, Helper, Computes, 900),
     ("hostile", "guests that do what they can, at random", Always, Programs, Computes, 1800),
     ("guest", "a guest's kernel, through containerd too", Always, Programs, Computes, 900),

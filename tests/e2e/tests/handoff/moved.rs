@@ -4,9 +4,10 @@ use crate::host::{Host, on};
 use kata_handoff::{Reader, Rootfs, Share};
 use nydus_e2e::image::Rafs;
 use nydus_e2e::mounts::mounts;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -40,11 +41,11 @@ const DEEDS: [(&str, Deed); 9] = [
         }
     }),
     ("deep", |share, _| {
-        let mut at = fs::File::open(share.join("c1/rootfs")).map(std::os::fd::OwnedFd::from);
+        let mut at = fs::File::open(share.join("c1/rootfs")).map(OwnedFd::from);
         for _ in 0..1000 {
             let above = at.expect("a directory");
             rustix::fs::mkdirat(&above, "d", Mode::RWXU).expect("a directory");
-            let flags = rustix::fs::OFlags::PATH;
+            let flags = OFlags::PATH;
             at = rustix::fs::openat(&above, "d", flags, Mode::empty()).map_err(Into::into);
         }
     }),
@@ -73,12 +74,18 @@ fn bound(host: &Host, id: &str) -> usize {
     mounts().iter().filter(|mount| is(mount)).count()
 }
 
+/// Writes to an open directory.
+fn write(directory: &OwnedFd) -> rustix::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, "written", flags, Mode::RUSR).map(drop)
+}
+
 fn keeps(host: &Host, id: &str) -> bool {
     let kept = host.stage.join(&format!("of-{id}/fs/deep/er/kept"));
     fs::read_to_string(kept).is_ok_and(|text| text == "kept")
 }
 
-fn check(reader: Reader, test: impl AsyncFn(&Host, &str)) {
+fn check(reader: Reader, test: impl AsyncFn(&Host, &str, &OwnedFd)) {
     for (what, deed) in DEEDS {
         on(reader, Rafs::V6, async |host| {
             let outside = host.stage.join("outside");
@@ -92,8 +99,13 @@ fn check(reader: Reader, test: impl AsyncFn(&Host, &str)) {
                 Reader::Go => "share/mounts",
                 Reader::Rust => "share/rw",
             };
+            // As nydusd holds what the guest remembers.
+            let upper = host.share.served().join("c1/snapshotdir/fs");
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let held = rustix::fs::open(&upper, flags, Mode::empty()).expect("a directory");
+            write(&held).expect("a snapshot is written");
             deed(&host.stage.join(writable), &outside);
-            test(host, what).await;
+            test(host, what, &held).await;
             assert!(keeps(host, "c1") && keeps(host, "c2"), "{reader:?} {what}");
             let left = [outside.join("snapshotdir/fs"), outside.join("rootfs")];
             assert!(left.iter().all(|path| path.exists()), "{reader:?} {what}");
@@ -105,8 +117,10 @@ fn check(reader: Reader, test: impl AsyncFn(&Host, &str)) {
 #[test]
 fn a_snapshot_is_taken_out_wherever_it_is() {
     for reader in [Reader::Go, Reader::Rust] {
-        check(reader, async |host, what| {
+        check(reader, async |host, what, held| {
             host.guest.remove("c1").await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let refused = write(held).err();
+            assert_eq!(refused, Some(rustix::io::Errno::ROFS), "{reader:?} {what}");
             assert_eq!((bound(host, "c1"), bound(host, "c2")), (0, 2), "{reader:?} {what}");
             host.guest.remove("c2").await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(host.mounted(), Vec::<PathBuf>::new(), "{reader:?} {what}");
@@ -118,7 +132,7 @@ fn a_snapshot_is_taken_out_wherever_it_is() {
 #[test]
 fn a_share_is_cleared_by_others() {
     for reader in [Reader::Go, Reader::Rust] {
-        check(reader, async |host, what| {
+        check(reader, async |host, what, _| {
             let found = Share::open(host.stage.join("share"), reader);
             found.remove().unwrap_or_else(|error| panic!("{reader:?} {what}: {error}"));
             assert_eq!(host.mounted(), Vec::<PathBuf>::new(), "{reader:?} {what}");
