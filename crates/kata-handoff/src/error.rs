@@ -3,7 +3,7 @@
 use nydus_mount_slice::{DecodeError, Finding, FsVersion, Reader};
 use nydusd_client::bootstrap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a slice does not become a root file system.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub enum Error {
     #[error(transparent)]
     Bootstrap(#[from] bootstrap::Error),
     /// The slice says another version than the bootstrap is.
-    #[error("bootstrap {} is RAFS {}, but fs_version says {}", .path.display(), .is.as_str(), .says.as_str())]
+    #[error("bootstrap {} is RAFS {}, but fs_version says {}", in_one_line(.path), .is.as_str(), .says.as_str())]
     Version {
         /// The bootstrap.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum Error {
     #[error("nydusd configuration of the slice: {0}")]
     Config(String),
     /// A directory that is not there.
-    #[error("{what} {}: {cause}", .path.display())]
+    #[error("{what} {}: {cause}", in_one_line(.path))]
     Directory {
         /// What it is for.
         what: &'static str,
@@ -50,7 +50,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// A file system that overlayfs in the guest cannot write to.
-    #[error("snapshotdir {}: its file system cannot carry an upper directory for a guest: {}", .0.display(), .1)]
+    #[error("snapshotdir {}: its file system cannot carry an upper directory for a guest: {}", in_one_line(.0), .1)]
     Upper(PathBuf, String),
     /// A container's id that is no file name, or too long.
     #[error(
@@ -67,7 +67,7 @@ pub enum Error {
     #[error(transparent)]
     Nydusd(#[from] nydusd_client::Error),
     /// A mount or directory of the share.
-    #[error("{what} {}: {cause}", .path.display())]
+    #[error("{what} {}: {cause}", in_one_line(.path))]
     Share {
         /// What was done.
         what: &'static str,
@@ -79,10 +79,25 @@ pub enum Error {
     /// It failed, and what was made before could not be undone.
     #[error("{0}; and it could not be undone: {1}")]
     Left(Box<Error>, Box<Error>),
+    /// Several steps failed, none of which needed another.
+    #[error("{0}; and {1}")]
+    Both(Box<Error>, Box<Error>),
+}
+
+/// The errors of steps that do not need each other.
+pub(crate) fn all(steps: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let errors = steps.into_iter().filter_map(Result::err);
+    let both = |first, second| Error::Both(Box::new(first), Box::new(second));
+    errors.reduce(both).map_or(Ok(()), Err)
 }
 
 /// What this crate answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A path that a guest or an image has chosen.
+fn in_one_line(path: &Path) -> String {
+    path.display().to_string().escape_debug().to_string()
+}
 
 fn expected(reader: &Reader) -> &'static str {
     match reader {

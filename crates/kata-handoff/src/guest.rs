@@ -1,5 +1,6 @@
 //! One guest: a `nydusd` that serves its share.
 
+use crate::error::all;
 use crate::share::{is_name, undone};
 use crate::storage::lower;
 use crate::{Error, Result, Rootfs, Share, Storage, to_the_end};
@@ -79,12 +80,15 @@ impl Guest {
     /// done again if it fails.
     ///
     /// # Errors
-    /// `nydusd` refuses; something is left in a directory of the share.
+    /// `nydusd` refuses; the snapshot cannot be unmounted, or a directory not be removed.
     pub async fn remove(&self, cid: &str) -> Result<()> {
         is_name(cid.as_ref())?;
         let unmounted = unmount(&self.client, &lower(cid)).await;
-        // Whatever nydusd says: a snapshot that is left there could be emptied.
-        unmounted.and(self.share.take_out(cid))?;
+        // Whatever nydusd says: a guest could go on writing to a snapshot that is left there.
+        let (share, id) = (self.share.clone(), cid.to_owned());
+        let taken = tokio::task::spawn_blocking(move || share.take_out(&id)).await;
+        let taken = taken.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        all([unmounted, taken])?;
         self.ids().now.remove(cid);
         Ok(())
     }

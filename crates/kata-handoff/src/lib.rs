@@ -9,17 +9,23 @@
 //!    container's snapshot and image into it, and says in [`Storage`] what the guest's agent
 //!    mounts; [`Guest::remove`] takes them out again.
 //!
-//! Each step undoes itself when it fails. Nothing here ever removes a directory with what is in
-//! it: a snapshot that is still mounted somewhere below would be emptied.
+//! Each step undoes itself when it fails. Nothing is removed through a mount: a snapshot that is
+//! still mounted somewhere below would be emptied.
 //!
 //! Not here: starting `nydusd` (see [`nydusd_client`]), the virtual machine, the agent.
 
+mod bound;
 mod check;
 mod error;
 mod guest;
+mod mountinfo;
+#[cfg(feature = "properties")]
+#[doc(hidden)]
+pub mod properties;
 mod share;
 mod slice;
 mod storage;
+mod sweep;
 mod unwaited;
 
 pub use error::{Error, Result};

@@ -1,19 +1,30 @@
 //! The host's side of the share. As Kata lays it out: what the runtime writes to, and a
 //! read-only view of it.
+//!
+//! A guest may rename, nest or fill whatever is served writable. So a mount is detached through a
+//! descriptor or as part of the whole share, wherever it is by then, and nothing is removed through
+//! a mount that is left.
 
-use crate::{Error, Reader, Result};
+use crate::bound::Bound;
+use crate::error::all;
+use crate::{Error, Reader, Result, mountinfo, sweep};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount,
     unmount,
 };
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, DirEntry};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// So many files and directories are removed with a container that runs beside others: a guest
+/// could make new ones for ever. The rest goes with the share.
+const STEPS: u64 = 10_000;
 
 /// Names of the directory that is written to, and of its read-only view, with their modes.
 fn names(reader: Reader) -> [(&'static str, u32); 2] {
@@ -23,11 +34,13 @@ fn names(reader: Reader) -> [(&'static str, u32); 2] {
     }
 }
 
-/// Directory and mounts of one guest.
+/// Directory and mounts of one guest. Clones are the same share.
 #[derive(Clone, Debug)]
 pub struct Share {
     root: PathBuf,
     reader: Reader,
+    /// Snapshots in it, by container.
+    bound: Arc<Mutex<BTreeMap<String, Bound>>>,
 }
 
 impl Share {
@@ -48,7 +61,7 @@ impl Share {
         let made = DirBuilder::new().recursive(true).mode(0o750).create(root);
         made.map_err(|cause| failed("make directory", root, cause))?;
         if let Err(error) = at("bind", root, mount_bind(root, root)) {
-            return Err(undone(error, remove(root)));
+            return Err(undone(error, share.remove()));
         }
         match share.build() {
             Ok(()) => Ok(share),
@@ -58,7 +71,7 @@ impl Share {
 
     /// One that is there, whoever made it: to clean up after a runtime that died.
     pub fn open(root: impl Into<PathBuf>, reader: Reader) -> Self {
-        Self { root: root.into(), reader }
+        Self { root: root.into(), reader, bound: Arc::default() }
     }
 
     /// What `nydusd` serves as `/containers`: Kata's Go runtime shows the guest the read-only
@@ -100,8 +113,12 @@ impl Share {
     /// # Errors
     /// It cannot be read.
     pub fn containers(&self) -> Result<Vec<OsString>> {
-        let entries = entries(&self.writable())?.into_iter();
-        Ok(entries.filter(is_directory).map(|entry| entry.file_name()).collect())
+        let Some(directory) = open_if_there(&self.writable())? else { return Ok(Vec::new()) };
+        let entries = fs::read_dir(path_of(directory.as_fd())).and_then(Iterator::collect);
+        let entries: Vec<fs::DirEntry> =
+            entries.map_err(|cause| failed("read directory", &self.writable(), cause))?;
+        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        Ok(entries.into_iter().filter(is_directory).map(|entry| entry.file_name()).collect())
     }
 
     /// Puts a container's snapshot where the guest sees it.
@@ -110,14 +127,17 @@ impl Share {
         let made = || {
             directory(&container, 0o750)?;
             let opened = open(&container)?;
-            let inside = self::inside(opened.as_fd());
+            let inside = path_of(opened.as_fd());
             let target = inside.join("snapshotdir");
             directory(&inside.join("rootfs"), 0o750)?;
             directory(&target, 0o750)?;
-            let below = open(&target)?;
-            at("bind", &container, mount_bind(snapshotdir, self::inside(below.as_fd())))?;
+            let bound = Bound::new(snapshotdir, open(&target)?.as_fd());
+            let bound = at("bind", &container, bound)?;
+            let done = bound.confine();
+            // Held before anything else can fail: without it nobody could find the mount.
+            self.bound().insert(cid.to_owned(), bound);
             // What goes below ours stays on the host.
-            at("make slave", &container, mount_change(&target, MountPropagationFlags::DOWNSTREAM))?;
+            at("make slave", &container, done)?;
             self.seen(cid)
         };
         made().map_err(|error| undone(error, self.take_out(cid)))
@@ -126,55 +146,108 @@ impl Share {
     /// Whether what was mounted reached the view that the guest sees.
     fn seen(&self, cid: &str) -> Result<()> {
         let upper = self.served().join(cid).join("snapshotdir/fs");
-        match upper.metadata() {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(failed("the snapshot is not seen at", &upper, cause)),
+        if let Err(cause) = upper.metadata() {
+            return Err(failed("the snapshot is not seen at", &upper, cause));
         }
+        // The copy in the view is held, too, should it not follow when the first is detached.
+        if let Some(bound) = self.bound().get_mut(cid) {
+            bound.hold_copy(&self.view().join(cid).join("snapshotdir"));
+        }
+        Ok(())
     }
 
-    /// Takes a container's snapshot out again. Directories go one by one: should a mount be left
-    /// below, it is in the way of that and keeps what is in it. Files beside it are a guest's, and
-    /// go too.
-    ///
-    /// # Errors
-    /// No name of a directory; something is left in one of them.
-    pub fn take_out(&self, cid: impl AsRef<OsStr>) -> Result<()> {
-        let cid = is_name(cid.as_ref())?;
-        // The view's own copy goes first where it does not follow.
-        for side in [self.view(), self.writable()] {
-            if let Some(container) = open_if_there(&side.join(cid))? {
-                detach(&inside(container.as_fd()).join("snapshotdir"))?;
-            }
-        }
-        let path = self.writable().join(cid);
-        let Some(container) = open_if_there(&path)? else { return Ok(()) };
-        let inside = inside(container.as_fd());
-        for name in ["snapshotdir", "rootfs"] {
-            remove_with_files(&inside.join(name)).map_err(|error| named(error, &inside, &path))?;
-        }
-        remove_with_files(&path)
+    /// Takes a container's snapshot out again, wherever a guest has moved it, and removes its
+    /// directory. What is left of that because a guest fills it, has moved it, or has moved
+    /// another container into it, goes with the share.
+    pub(crate) fn take_out(&self, cid: &str) -> Result<()> {
+        is_name(cid.as_ref())?;
+        let container = self.writable().join(cid);
+        let bound = self.bound().remove(cid);
+        let detached = bound.map_or(Ok(()), |bound| at("unmount", &container, bound.detach()));
+        all([detached, remove_below(&self.writable(), cid.as_ref(), STEPS).map(drop)])
     }
 
-    /// Removes what [`Share::create`] made, `root` with it, and files that a guest has put there.
+    /// Removes what [`Share::create`] made, whatever is in it: all is unmounted first, so that no
+    /// snapshot is reached. Waits for no user of a mount.
     ///
     /// # Errors
-    /// A container is left in it.
+    /// What could not be unmounted or removed; all else is.
     pub fn remove(&self) -> Result<()> {
-        if let Some(cid) = self.containers()?.first() {
-            return Err(left(&self.writable().join(cid)));
+        let bound = std::mem::take(&mut *self.bound()).into_values();
+        let mut done: Vec<_> =
+            bound.map(|bound| at("unmount", &self.root, bound.detach())).collect();
+        done.push(self.detach_all());
+        for (name, _) in names(self.reader) {
+            done.push(match remove_below(&self.root, name.as_ref(), u64::MAX) {
+                Ok(false) => {
+                    let cause = io::ErrorKind::ResourceBusy.into();
+                    Err(failed("something is mounted in", &self.root.join(name), cause))
+                }
+                removed => removed.map(drop),
+            });
         }
-        detach(&self.view())?;
-        remove(&self.view())?;
-        remove_with_files(&self.writable())?;
-        // Once: below it may be a mount of whoever made the directory, which stays then.
-        detach_one(&self.root)?;
-        match remove(&self.root) {
-            Err(Error::Share { cause, .. }) if cause.kind() == io::ErrorKind::ResourceBusy => {
-                Ok(())
+        done.push(match fs::remove_dir(&self.root) {
+            // Whoever made the directory has mounted something there.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(|cause| failed("remove directory", &self.root, cause)),
+        });
+        all(done)
+    }
+
+    /// Detaches all mounts of the share, by whatever names they are reached.
+    fn detach_all(&self) -> Result<()> {
+        let read = || {
+            let read = mountinfo::read();
+            read.map_err(|cause| failed("read the mounts below", &self.root, cause))
+        };
+        // The kernel's paths have no links.
+        let Ok(root) = self.root.canonicalize() else { return Ok(()) };
+        // The root's own mount takes along all that is below it. What may lie under it is not ours.
+        let whole = match mountinfo::is_bound_to_itself(&read()?, &root) {
+            true => {
+                let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                at("unmount", &root, unmount(&root, flags))
             }
-            removed => removed,
+            false => Ok(()),
+        };
+        // A share that somebody else made may have no mount of its own.
+        let mut before = usize::MAX;
+        loop {
+            let mounts = read()?;
+            let below =
+                mounts.iter().filter(|mount| mount.point.starts_with(&root) && mount.point != root);
+            let below: Vec<_> = below.collect();
+            if below.is_empty() || below.len() >= before {
+                return all([whole, left(&below)]);
+            }
+            before = below.len();
+            // Those that hide others come last in the table.
+            for mount in below.iter().rev() {
+                // One that stays is met again, and told.
+                let _ = mountinfo::detach(mount);
+            }
         }
     }
+
+    fn bound(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bound>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nothing must be left.
+fn left(mounts: &[&mountinfo::Entry]) -> Result<()> {
+    mounts.first().map_or(Ok(()), |mount| {
+        Err(failed("cannot unmount", &mount.point, io::ErrorKind::ResourceBusy.into()))
+    })
+}
+
+/// Removes an entry of a directory, which may not be there, down to what is mounted in it.
+fn remove_below(directory: &Path, name: &OsStr, steps: u64) -> Result<bool> {
+    let Some(opened) = open_if_there(directory)? else { return Ok(true) };
+    let path = directory.join(name);
+    let removed = sweep::remove(opened.as_fd(), name, steps);
+    removed.map_err(|cause| failed("remove", &path, cause))
 }
 
 /// The error, and what became of undoing.
@@ -189,29 +262,13 @@ fn failed(what: &'static str, path: &Path, cause: io::Error) -> Error {
     Error::Share { what, path: path.to_owned(), cause }
 }
 
-fn at(what: &'static str, path: &Path, done: rustix::io::Result<()>) -> Result<()> {
+fn at<T>(what: &'static str, path: &Path, done: rustix::io::Result<T>) -> Result<T> {
     done.map_err(|error| failed(what, path, error.into()))
 }
 
 fn directory(path: &Path, mode: u32) -> Result<()> {
     let made = DirBuilder::new().mode(mode).create(path);
     made.map_err(|cause| failed("make directory", path, cause))
-}
-
-/// Detaches all that is mounted at a path: users keep it until they let go, so it never waits and
-/// never fails for them.
-fn detach(path: &Path) -> Result<()> {
-    while detach_one(path)? {}
-    Ok(())
-}
-
-/// Detaches the uppermost mount at a path, if there is one.
-fn detach_one(path: &Path) -> Result<bool> {
-    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // Nothing is mounted there, or nothing is there.
-        Err(Errno::INVAL | Errno::NOENT) => Ok(false),
-        done => at("unmount", path, done).map(|()| true),
-    }
 }
 
 /// A name in a directory, whatever a guest calls it.
@@ -237,52 +294,6 @@ fn open_if_there(path: &Path) -> Result<Option<OwnedFd>> {
 }
 
 /// The open directory as a path.
-fn inside(directory: BorrowedFd<'_>) -> PathBuf {
+pub(crate) fn path_of(directory: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
-}
-
-/// The error with the open directory's own path.
-fn named(error: Error, inside: &Path, path: &Path) -> Error {
-    match error {
-        Error::Share { what, path: at, cause } => {
-            let path = at.strip_prefix(inside).map_or(at.clone(), |rest| path.join(rest));
-            Error::Share { what, path, cause }
-        }
-        error => error,
-    }
-}
-
-/// What is in a directory; nothing if it is not there.
-fn entries(path: &Path) -> Result<Vec<DirEntry>> {
-    let Some(directory) = open_if_there(path)? else { return Ok(Vec::new()) };
-    let entries = fs::read_dir(inside(directory.as_fd())).and_then(Iterator::collect);
-    entries.map_err(|cause| failed("read directory", path, cause))
-}
-
-fn is_directory(entry: &DirEntry) -> bool {
-    entry.file_type().is_ok_and(|kind| kind.is_dir())
-}
-
-/// Removes an empty directory.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done.map_err(|cause| failed("remove directory", path, cause)),
-    }
-}
-
-/// Removes a directory and the files in it. A directory in it is left, and named.
-fn remove_with_files(path: &Path) -> Result<()> {
-    for entry in entries(path)? {
-        let file = path.join(entry.file_name());
-        if is_directory(&entry) {
-            return Err(left(&file));
-        }
-        fs::remove_file(&file).map_err(|cause| failed("remove", &file, cause))?;
-    }
-    remove(path)
-}
-
-fn left(path: &Path) -> Error {
-    failed("a directory is left in the share", path, io::ErrorKind::DirectoryNotEmpty.into())
 }

@@ -56,7 +56,11 @@ impl Storage {
                 format!("upperdir={snapshot}/fs"),
                 format!("workdir={snapshot}/work"),
                 format!("lowerdir={GUEST_SHARE}{}", lower(cid)),
+                // Whatever the guest's kernel does by default: an upper directory with an index
+                // is refused over another lower one, and what metacopy leaves there for a file
+                // of which only the mode changed cannot be read on a host without it.
                 "index=off".to_owned(),
+                "metacopy=off".to_owned(),
             ],
         }
     }

@@ -288,10 +288,36 @@ fn storages_are_katas() {
         ),
         (
             Storage::rootfs("c1"),
-            r#"{"driver":"overlayfs","driver_options":[],"source":"overlay","fs_type":"overlay","mount_point":"/run/kata-containers/shared/containers/c1/rootfs","options":["upperdir=/run/kata-containers/shared/containers/c1/snapshotdir/fs","workdir=/run/kata-containers/shared/containers/c1/snapshotdir/work","lowerdir=/run/kata-containers/shared/rafs/c1/lowerdir","index=off"]}"#,
+            r#"{"driver":"overlayfs","driver_options":[],"source":"overlay","fs_type":"overlay","mount_point":"/run/kata-containers/shared/containers/c1/rootfs","options":["upperdir=/run/kata-containers/shared/containers/c1/snapshotdir/fs","workdir=/run/kata-containers/shared/containers/c1/snapshotdir/work","lowerdir=/run/kata-containers/shared/rafs/c1/lowerdir","index=off","metacopy=off"]}"#,
         ),
     ];
     for (storage, json) in rows {
         assert_eq!(serde_json::to_string(&storage).unwrap(), json);
+    }
+}
+
+/// What the fuzz targets assert, on their seeds and on what comes of these by a change of a byte.
+#[test]
+fn properties_hold() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
+    let targets: [(&str, fn(&[u8])); 2] = [
+        ("handoff_config", kata_handoff::properties::config),
+        ("mountinfo", kata_handoff::properties::mountinfo),
+    ];
+    for (target, check) in targets {
+        let seeds: Vec<_> = fs::read_dir(seeds.join(target)).unwrap().flatten().collect();
+        assert!(!seeds.is_empty(), "{target}");
+        for seed in seeds {
+            let bytes = fs::read(seed.path()).unwrap();
+            check(&bytes);
+            for at in 0..bytes.len() {
+                for new in [0, b' ', b'\\', b'"', b'9', 0xff] {
+                    let mut changed = bytes.clone();
+                    changed[at] = new;
+                    check(&changed);
+                    check(&changed[..at]);
+                }
+            }
+        }
     }
 }

@@ -60,7 +60,11 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum ConfigCommand {
     /// Print the configuration that would run, or say why none would
-    Check,
+    Check {
+        /// containerd's configuration, which tells what runs the containers
+        #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
+        containerd_config: PathBuf,
+    },
 }
 
 /// Each overrides the key of the same meaning in the file.

@@ -30,9 +30,10 @@ fn run() -> anyhow::Result<()> {
         }
         Some(Command::Status { json }) => wait_for(status::print(&config()?.address, json)),
         Some(Command::Warm { image }) => wait_for(warm::run(&config()?.address, &image)),
-        Some(Command::Config(ConfigCommand::Check)) => {
+        Some(Command::Config(ConfigCommand::Check { containerd_config })) => {
             let config = config()?;
             let warnings = config.warnings.iter().cloned().chain(config.obstacles());
+            let warnings = warnings.chain(config.kata_warning(&containerd_config));
             warnings.for_each(|warning| eprintln!("warning: {warning}"));
             print!("{}", config.effective());
             Ok(())

@@ -9,7 +9,12 @@
 //!   `nydusvm-agent`; it needs nothing else of the library.
 
 #[cfg(feature = "shim")]
+mod ending;
+#[cfg(feature = "shim")]
 pub mod initramfs;
+#[cfg(any(test, feature = "properties"))]
+#[doc(hidden)]
+pub mod properties;
 pub mod protocol;
 #[cfg(feature = "shim")]
 pub mod shim;

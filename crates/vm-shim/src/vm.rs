@@ -4,16 +4,17 @@
 //! through a virtio port, whose other end is QEMU's standard input: when the shim is gone, the
 //! agent sees that and ends the guest.
 
+use crate::ending::Ending;
 use crate::initramfs;
 use crate::protocol::{Frame, PORT};
 use kata_handoff::TAG;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,10 @@ use std::time::{Duration, Instant};
 const BOOT: Duration = Duration::from_secs(60);
 /// How long the agent may take to take a frame.
 const SEND: Duration = Duration::from_secs(30);
+/// How long it counts that hardware acceleration did not work: that may have been the load.
+const SLOW: Duration = Duration::from_secs(60 * 60);
+/// Longest reason of a guest that is passed on, bytes.
+const REASON: usize = 1024;
 /// How long a guest may take to show that hardware acceleration works. One that works takes a
 /// tenth of this; on some machines it hangs.
 const PROBE: Duration = Duration::from_secs(5);
@@ -49,6 +54,8 @@ pub struct Config {
     pub kernel: PathBuf,
     /// Its modules: `/lib/modules/RELEASE`.
     pub modules: PathBuf,
+    /// More for the kernel's command line, such as `overlay.metacopy=Y`.
+    pub kernel_params: String,
     /// The agent, a static program.
     pub agent: PathBuf,
     /// Memory, MiB.
@@ -64,30 +71,34 @@ impl Config {
         self.directory.join("initramfs")
     }
 
-    /// What the guest's kernel and agent print.
-    pub fn console(&self) -> PathBuf {
-        self.directory.join("console.log")
-    }
-
     fn command(&self, accelerator: &str, cpu: &str, words: &str) -> Command {
         let memory = format!("memory-backend-memfd,id=m,size={}M,share=on", self.memory_mib);
         let mut command = Command::new(&self.qemu);
         command.args(["-accel", accelerator, "-machine", "q35", "-cpu", cpu]);
         command.args(["-m", &self.memory_mib.to_string(), "-object", &memory]);
         command.args(["-numa", "node,memdev=m", "-nodefaults", "-display", "none", "-no-reboot"]);
-        command.arg("-serial").arg(with("file:", &self.console()));
+        command.args(["-serial", "file:/dev/stdout"]);
         command.arg("-pidfile").arg(pid_file(&self.directory));
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(self.initramfs());
-        let line = format!("console=ttyS0 loglevel=5 panic=-1 mitigations=off {words}");
+        let Self { kernel_params, .. } = self;
+        // On a busy host the timer seems not to work, which ends a guest under TCG (KVM skips it, too).
+        let line = format!(
+            "console=ttyS0 loglevel=5 panic=-1 mitigations=off no_timer_check {kernel_params} {words}"
+        );
         command.arg("-append").arg(line.trim_end());
-        command.stdout(Stdio::null());
         command
     }
 
-    fn spawn(&self, mut command: Command) -> io::Result<Child> {
-        let log = File::create(self.directory.join("qemu.log"))?;
-        let spawned = command.stderr(log).spawn();
-        spawned.map_err(|error| said(&format!("cannot run {}: {error}", self.qemu.display())))
+    /// The process, and the ends of what the guest and QEMU print.
+    fn spawn(&self, mut command: Command) -> io::Result<(Child, [Ending; 2])> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| said(&format!("cannot run {}: {error}", self.qemu.display())))?;
+        let console = child.stdout.take().map(Ending::of).unwrap_or_default();
+        let log = child.stderr.take().map(Ending::of).unwrap_or_default();
+        Ok((child, [console, log]))
     }
 
     /// Whether a guest comes up under KVM. Asked once for all machines of a namespace.
@@ -98,13 +109,14 @@ impl Config {
         let known = self.directory.with_file_name(".kvm");
         match fs::read(&known).as_deref() {
             Ok(b"yes") => return Ok(true),
-            Ok(b"no") => return Ok(false),
+            Ok(b"no") if is_recent(&known) => return Ok(false),
             _ => {}
         }
         let mut command = self.command("kvm", "host", "nydusvm.probe");
         command.stdin(Stdio::null());
-        let mut child = self.spawn(command)?;
-        let works = wait_for(&mut child, PROBE)? && shows(&self.console(), PROBED);
+        let (mut child, [console, _]) = self.spawn(command)?;
+        let ended = wait_for(PROBE, || child.try_wait())?;
+        let works = ended && console.text().contains(PROBED);
         let _ = child.kill();
         child.wait()?;
         fs::write(&known, if works { "yes" } else { "no" })?;
@@ -125,7 +137,7 @@ pub fn pid_file(directory: &Path) -> PathBuf {
 pub struct Vm {
     child: Mutex<Child>,
     pid: u32,
-    console: PathBuf,
+    console: Ending,
     reader: Mutex<UnixStream>,
     writer: Mutex<UnixStream>,
 }
@@ -159,27 +171,28 @@ impl Vm {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_write_timeout(Some(SEND))?;
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        let child = config.spawn(command)?;
+        let (child, [console, log]) = config.spawn(command)?;
         let vm = Self {
             pid: child.id(),
-            console: config.console(),
+            console: console.clone(),
             child: Mutex::new(child),
             reader: Mutex::new(ours.try_clone()?),
             writer: Mutex::new(ours),
         };
-        let ready = vm.ready();
-        ready.map(|()| vm).map_err(|error| {
-            let ends = ["qemu.log", "console.log"].map(|log| tail(&config.directory.join(log)));
+        vm.ready().map_err(|error| {
+            vm.kill();
+            let ends = [log, console].map(|ending| tail(&ending.text()));
             said(&format!("the guest does not come up: {error}{}", ends.concat()))
-        })
+        })?;
+        Ok(vm)
     }
 
     fn ready(&self) -> io::Result<()> {
         self.limit(Some(BOOT))?;
         match self.receive() {
             Ok(Frame::Ready) => self.limit(None),
-            Ok(Frame::Failed(why)) => Err(said(&why)),
-            Ok(frame) => Err(said(&format!("its agent says {frame:?}"))),
+            Ok(Frame::Failed(why)) => Err(said(&reason(&why))),
+            Ok(frame) => Err(said(&format!("its agent says {}", reason(&format!("{frame:?}"))))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(said(&format!("nothing heard in {} s", BOOT.as_secs())))
             }
@@ -194,7 +207,7 @@ impl Vm {
 
     /// The end of what the guest's kernel and agent printed, to be added to a reason.
     pub fn console_tail(&self) -> String {
-        tail(&self.console)
+        tail(&self.console.text())
     }
 
     /// How long [`Vm::receive`] may wait, if not for ever.
@@ -226,12 +239,12 @@ impl Vm {
         frame.write(&mut *lock(&self.writer))
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself; who kills it meanwhile does not wait.
     ///
     /// # Errors
     /// It does not.
     pub fn wait(&self, limit: Duration) -> io::Result<()> {
-        match wait_for(&mut lock(&self.child), limit)? {
+        match wait_for(limit, || lock(&self.child).try_wait())? {
             true => Ok(()),
             false => Err(said(&format!("the guest does not end within {} s", limit.as_secs()))),
         }
@@ -251,16 +264,31 @@ impl Drop for Vm {
     }
 }
 
-/// Whether the process ends in time.
-fn wait_for(child: &mut Child, limit: Duration) -> io::Result<bool> {
+/// Whether a process ends in time.
+fn wait_for(
+    limit: Duration,
+    mut ended: impl FnMut() -> io::Result<Option<ExitStatus>>,
+) -> io::Result<bool> {
     let start = Instant::now();
-    while child.try_wait()?.is_none() {
+    while ended()?.is_none() {
         if start.elapsed() > limit {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(true)
+}
+
+/// Whether a file was written lately.
+fn is_recent(file: &Path) -> bool {
+    let written = file.metadata().and_then(|file| file.modified()).ok();
+    written.and_then(|time| time.elapsed().ok()).is_some_and(|age| age < SLOW)
+}
+
+/// A reason that a guest tells, as part of one line.
+pub(crate) fn reason(why: &str) -> String {
+    let end = why.floor_char_boundary(REASON);
+    why[..end].replace(|sign: char| sign.is_control(), " ")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -277,19 +305,13 @@ fn said(why: &str) -> io::Error {
     io::Error::other(why.to_owned())
 }
 
-fn shows(file: &Path, word: &str) -> bool {
-    String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).contains(word)
-}
-
 /// The end of a log, as part of one line.
-fn tail(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+fn tail(text: &str) -> String {
     // What the agent says has been heard, and that it powers off is no news.
     let news = |line: &&str| {
         !line.is_empty() && !line.starts_with("nydusvm-agent:") && !line.contains("reboot: ")
     };
     let lines: Vec<_> = text.lines().map(str::trim).filter(news).collect();
     let end = &lines[lines.len().saturating_sub(3)..];
-    end.iter().map(|line| format!("; {line}")).collect()
+    end.iter().map(|line| format!("; {}", reason(line))).collect()
 }

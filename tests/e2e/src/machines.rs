@@ -54,6 +54,7 @@ pub fn settings(kernel: &str, state: &Path) -> Option<Settings> {
         accelerator: Accelerator::Tcg,
         kernel: image,
         modules,
+        kernel_params: String::new(),
         agent: ours("nydusvm-agent"),
         memory_mib: 256,
         state: state.to_owned(),

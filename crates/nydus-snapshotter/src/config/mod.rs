@@ -5,6 +5,7 @@
 //! a log's size of 0: the default counts, as in the Go snapshotter.
 
 pub mod file;
+mod kata;
 mod memory;
 mod unbuilt;
 

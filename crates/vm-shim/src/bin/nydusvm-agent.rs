@@ -86,12 +86,22 @@ fn prepare() -> Result<()> {
     }
     let order =
         fs::read_to_string("/modules/order").map_err(|error| format!("modules: {error}"))?;
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     for name in order.lines() {
         let module = File::open(Path::new("/modules").join(name));
-        let loaded = module.and_then(|module| Ok(finit_module(module, c"", 0)?));
+        let parameters = parameters(&line, name);
+        let loaded = module.and_then(|module| Ok(finit_module(module, &parameters, 0)?));
         loaded.map_err(|error| format!("module {name}: {error}"))?;
     }
     Ok(())
+}
+
+/// What the kernel's command line says for a module (`overlay.metacopy=Y`), as modprobe(8) reads it.
+fn parameters(line: &str, module: &str) -> CString {
+    let module = module.split('.').next().unwrap_or(module);
+    let words =
+        line.split_whitespace().filter_map(|word| word.strip_prefix(module)?.strip_prefix('.'));
+    CString::new(words.collect::<Vec<_>>().join(" ")).unwrap_or_default()
 }
 
 /// The port to the shim, once its device is there.

@@ -3,7 +3,7 @@
 use super::sandbox::{Failure, Sandbox};
 use super::stdio::{Output, Stdio};
 use crate::protocol::{Frame, Process, Start};
-use crate::vm::Vm;
+use crate::vm::{Vm, reason};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,9 @@ const CHUNK: usize = 16 << 10;
 const KILL: u32 = 9;
 /// Exit code of a container whose machine went away.
 const LOST: u32 = 255;
+
+/// Why a container is given up whose guest does not keep to [`WINDOW`](crate::protocol::WINDOW).
+const FLOOD: &str = "the guest sends more output than was asked for";
 
 /// What containerd asked for.
 #[derive(Clone, Debug)]
@@ -107,7 +110,7 @@ impl Container {
         tokio::select! {
             _ = self.sandbox.daemon.ended() => {
                 self.stopped(LOST, Some("nydusd is gone".to_owned()));
-                self.vm.kill();
+                self.end().await;
             }
             _ = self.wait() => {}
         }
@@ -125,25 +128,39 @@ impl Container {
     /// Exit code, and why if not by itself.
     fn hear(&self, [stdout, stderr]: &[Output; 2]) -> (u32, Option<String>) {
         loop {
-            match self.vm.receive() {
+            let written = match self.vm.receive() {
                 Ok(Frame::Stdout(bytes)) => stdout.write(bytes),
                 Ok(Frame::Stderr(bytes)) => stderr.write(bytes),
-                Ok(Frame::Taken) => self.stdin_taken.notify_one(),
-                Ok(Frame::Started) => self.change(State::Running),
-                Ok(Frame::Exited(code)) => {
-                    // Files are in the snapshot once the guest has let go of them.
-                    let _ = self.vm.wait(POWER_OFF);
-                    return (code.unsigned_abs(), None);
-                }
-                Ok(Frame::Failed(why)) => {
-                    // The kernel's own words are there.
-                    let _ = self.vm.wait(POWER_OFF);
-                    return (LOST, Some(why + &self.vm.console_tail()));
-                }
-                Ok(_) => {}
+                Ok(frame) => match self.obey(frame) {
+                    None => Ok(()),
+                    Some(end) => return end,
+                },
                 Err(error) => return (LOST, Some(error.to_string())),
+            };
+            if written.is_err() {
+                return (LOST, Some(FLOOD.to_owned()));
             }
         }
+    }
+
+    /// Does what the guest says; the end, if that is what it says.
+    fn obey(&self, frame: Frame) -> Option<(u32, Option<String>)> {
+        match frame {
+            Frame::Taken => self.stdin_taken.notify_one(),
+            Frame::Started => self.change(State::Running),
+            Frame::Exited(code) => {
+                // Files are in the snapshot once the guest has let go of them.
+                let _ = self.vm.wait(POWER_OFF);
+                return Some((code.unsigned_abs(), None));
+            }
+            Frame::Failed(why) => {
+                // The kernel's own words are there.
+                let _ = self.vm.wait(POWER_OFF);
+                return Some((LOST, Some(reason(&why) + &self.vm.console_tail())));
+            }
+            _ => {}
+        }
+        None
     }
 
     fn stopped(&self, code: u32, why: Option<String>) {
@@ -174,14 +191,16 @@ impl Container {
     pub async fn start(self: &Arc<Self>) -> Result<(), Failure> {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (start, stdin) = start.ok_or("it was started before")?;
-        self.vm.send(&Frame::Start(start.into()))?;
+        self.send(Frame::Start(start.into())).await?;
         let mut state = self.state.subscribe();
         let begun = state.wait_for(|state| *state != State::Created);
         let begun = tokio::time::timeout(START, begun).await;
-        match begun.map_err(|_| format!("the guest did not start it within {START:?}"))??.clone() {
+        let late = |_| format!("the guest did not start it within {START:?}");
+        let begun = begun.map_err(late)?.map(|state| state.clone())?;
+        match begun {
             State::Stopped { why: Some(why), .. } => return Err(why.into()),
             State::Stopped { .. } | State::Created => {}
-            State::Running => self.forward_stdin(stdin),
+            State::Running => self.forward_stdin(stdin).await,
         }
         Ok(())
     }
@@ -204,26 +223,38 @@ impl Container {
             State::Stopped { .. } => return Err("the process has ended".into()),
             State::Created => {
                 self.stopped(128 + signal, None);
-                self.vm.kill();
+                self.end().await;
                 return Ok(());
             }
-            State::Running => self.vm.send(&Frame::Signal(signal.cast_signed())),
+            State::Running => self.send(Frame::Signal(signal.cast_signed())).await,
         };
         if signal != KILL {
             return Ok(sent?);
         }
         if sent.is_err() || tokio::time::timeout(POWER_OFF, self.wait()).await.is_err() {
             self.stopped(128 + signal, None);
-            self.vm.kill();
+            self.end().await;
         }
         Ok(())
     }
 
+    /// A guest may not listen for long: nobody else must wait for it.
+    async fn send(&self, frame: Frame) -> io::Result<()> {
+        let vm = Arc::clone(&self.vm);
+        tokio::task::spawn_blocking(move || vm.send(&frame)).await?
+    }
+
+    /// Ends the machine.
+    async fn end(&self) {
+        let vm = Arc::clone(&self.vm);
+        let _ = tokio::task::spawn_blocking(move || vm.kill()).await;
+    }
+
     /// Hands containerd's input on, until [`Container::close_stdin`] or the end of the container.
-    fn forward_stdin(self: &Arc<Self>, fifo: Option<pipe::Receiver>) {
+    async fn forward_stdin(self: &Arc<Self>, fifo: Option<pipe::Receiver>) {
         let Some(fifo) = fifo else {
             // One that has ended meanwhile reads nothing.
-            let _ = self.vm.send(&Frame::StdinEnd);
+            let _ = self.send(Frame::StdinEnd).await;
             return;
         };
         let this = Arc::clone(self);
@@ -251,11 +282,12 @@ impl Container {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             };
-            tokio::task::block_in_place(|| self.vm.send(&frame))?;
-            if frame != Frame::StdinEnd {
+            let is_end = frame == Frame::StdinEnd;
+            self.send(frame).await?;
+            if !is_end {
                 self.stdin_taken.notified().await;
             }
-            if closed && frame != Frame::StdinEnd {
+            if closed && !is_end {
                 self.stdin_closed.notify_one();
             } else if closed {
                 return Ok(());
@@ -277,7 +309,7 @@ impl Container {
             return Err("the process runs".into());
         }
         self.stopped(LOST, None);
-        self.vm.kill();
+        self.end().await;
         self.sandbox.remove().await
     }
 }

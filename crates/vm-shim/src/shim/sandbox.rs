@@ -106,8 +106,10 @@ fn vhost_socket(directory: &Path) -> PathBuf {
 fn spec(directory: &Path) -> Spec {
     let mode = Mode::Virtiofs { sock: vhost_socket(directory), hybrid: None };
     let mut spec = Spec::new(mode, directory.join("api.sock"));
-    spec.log = Log { level: "info".to_owned(), file: None, rotation: 0 };
-    spec.stderr = Some(directory.join("nydusd.log"));
+    // A guest can make it log as much as it likes: nydusd keeps ten old ones, compressed.
+    let log = Some(directory.join("nydusd.log"));
+    spec.log = Log { level: "info".to_owned(), file: log, rotation: 1 };
+    spec.stderr = Some(directory.join("nydusd.err"));
     spec
 }
 
@@ -122,7 +124,7 @@ pub async fn clear(directory: &Path) -> Result<(), Failure> {
     // Each for itself: one that does not end keeps its directory, but no mount.
     let machine = end_machine(directory).await;
     let daemon = end_daemon(directory).await;
-    let share = clear_share(directory);
+    let share = clear_share(directory).await;
     machine.and(daemon).and(share)?;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -143,10 +145,10 @@ async fn end_daemon(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn clear_share(directory: &Path) -> Result<(), Failure> {
+/// A guest decides how long that takes.
+async fn clear_share(directory: &Path) -> Result<(), Failure> {
     let share = Share::open(directory.join("share"), LAYOUT);
-    share.containers()?.iter().try_for_each(|id| share.take_out(id))?;
-    Ok(share.remove()?)
+    Ok(tokio::task::spawn_blocking(move || share.remove()).await??)
 }
 
 /// Kills the virtual machine of a shim that is dead.
@@ -154,10 +156,10 @@ async fn end_machine(directory: &Path) -> Result<(), Failure> {
     let Ok(text) = fs::read_to_string(pid_file(directory)) else { return Ok(()) };
     let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return Ok(()) };
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
-    // Numbers come back: only a process whose command line names the directory is ours.
+    // Numbers come back: only a process that was told to write this very file is ours.
     let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    let name = directory.as_os_str().as_encoded_bytes();
-    if !line.windows(name.len()).any(|part| part == name) {
+    let file = pid_file(directory);
+    if !line.split(|&byte| byte == 0).any(|word| word == file.as_os_str().as_encoded_bytes()) {
         return Ok(());
     }
     let _ = pidfd_send_signal(&process, Signal::KILL);
@@ -175,4 +177,35 @@ fn is_alive(pid: Pid) -> bool {
     stat.is_ok_and(|stat| {
         !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Numbers come back: a process that has another's name in it is not killed.
+    #[tokio::test]
+    async fn only_the_own_machine_is_ended() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("c1");
+        for (argument, ends) in [
+            (pid_file(&directory), true),
+            (pid_file(&place.path().join("c10")), false),
+            (directory.join("qemu.pid.d"), false),
+            (place.path().join("x").join("c1"), false),
+        ] {
+            private(&directory).unwrap();
+            let mut command = Command::new("cat");
+            command.arg("-").arg(&argument).stdin(Stdio::piped());
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            fs::write(pid_file(&directory), child.id().to_string()).unwrap();
+            let cleared = clear(&directory).await.map_err(|error| error.to_string());
+            let ended = child.try_wait().unwrap().is_some();
+            let _ = child.kill();
+            child.wait().unwrap();
+            assert_eq!((ended, cleared), (ends, Ok(())), "{}", argument.display());
+            assert!(!directory.exists());
+        }
+    }
 }

@@ -27,6 +27,9 @@ pub struct Settings {
     pub kernel: PathBuf,
     /// Its modules: `/lib/modules/RELEASE`.
     pub modules: PathBuf,
+    /// More for the kernel's command line, such as `overlay.metacopy=Y`.
+    #[serde(default)]
+    pub kernel_params: String,
     /// The guest's agent, a static program.
     pub agent: PathBuf,
     /// The guest's memory, MiB.
@@ -73,6 +76,7 @@ impl Settings {
             accelerator: self.accelerator,
             kernel: self.kernel.clone(),
             modules: self.modules.clone(),
+            kernel_params: self.kernel_params.clone(),
             agent: self.agent.clone(),
             memory_mib: self.memory_mib,
             directory: directory.to_owned(),

@@ -1,6 +1,7 @@
 //! containerd's fifos for input and output of a container.
 
 use super::sandbox::Failure;
+use crate::protocol::WINDOW;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::mpsc;
@@ -47,14 +48,14 @@ fn open<T>(path: &str, open: impl Fn(&str) -> std::io::Result<T>) -> Result<Opti
 /// else the guest says.
 #[derive(Debug)]
 pub struct Output {
-    pieces: mpsc::Sender<Vec<u8>>,
+    pieces: mpsc::SyncSender<Vec<u8>>,
     end: mpsc::Receiver<()>,
 }
 
 impl Output {
     /// `written` is called after each piece.
     pub fn new(mut file: Option<File>, written: impl Fn() + Send + 'static) -> Self {
-        let (pieces, queue) = mpsc::channel::<Vec<u8>>();
+        let (pieces, queue) = mpsc::sync_channel::<Vec<u8>>(WINDOW);
         let (running, end) = mpsc::channel();
         thread::spawn(move || {
             for bytes in queue {
@@ -69,14 +70,48 @@ impl Output {
         Self { pieces, end }
     }
 
-    /// Never waits; the guest sends no more than [`WINDOW`](crate::protocol::WINDOW) pieces ahead.
-    pub fn write(&self, bytes: Vec<u8>) {
-        let _ = self.pieces.send(bytes);
+    /// Never waits. A guest sends no more than [`WINDOW`] pieces ahead; one that does is not ours.
+    ///
+    /// # Errors
+    /// There is no room: the guest does not keep to the protocol.
+    pub fn write(&self, bytes: Vec<u8>) -> Result<(), Overflow> {
+        match self.pieces.try_send(bytes) {
+            Err(mpsc::TrySendError::Full(_)) => Err(Overflow),
+            // Its thread ends with us.
+            _ => Ok(()),
+        }
     }
 
     /// Waits until all is written, but not for a reader that has stopped.
     pub fn finish(self, limit: Instant) {
         drop(self.pieces);
         let _ = self.end.recv_timeout(limit.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// A guest that sends output which nobody has asked for.
+#[derive(Debug)]
+pub struct Overflow;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// A reader that has stopped: no more is held for it than the window.
+    #[test]
+    fn a_flood_is_refused() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let output = Output::new(Some(file), || {});
+        let piece = || vec![b'x'; 64 << 10];
+        let taken = (0..100).take_while(|_| output.write(piece()).is_ok()).count();
+        // The pipe, the piece that is being written, and those that wait.
+        assert!((WINDOW..=WINDOW + 2).contains(&taken), "{taken}");
+        let drained =
+            thread::spawn(move || std::io::copy(&mut reader.by_ref(), &mut std::io::sink()));
+        output.finish(Instant::now() + std::time::Duration::from_secs(30));
+        let drained = drained.join().expect("a reader").expect("bytes");
+        assert_eq!(drained, taken as u64 * (64 << 10));
     }
 }

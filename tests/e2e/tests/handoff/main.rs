@@ -1,104 +1,22 @@
-//! From the slice to a guest's share, by real `nydusd`; the guest itself is in `guest.rs`.
+//! From the slice to a guest's share, by real `nydusd`; the guest itself is in the tier `guest`.
 
+mod host;
+mod moved;
+mod undo;
+
+use host::{on, on_stage};
 use kata_handoff::{Error, Guest, MOUNTS, Reader, Rootfs, Share};
-use nydus_e2e::handoff::{Wire, daemon, slice};
 use nydus_e2e::image::Rafs;
 use nydus_e2e::mounts::mounts;
-use nydus_e2e::node::LIMIT;
+use nydus_e2e::not_run;
 use nydus_e2e::run::run;
 use nydus_e2e::stage::Stage;
-use nydus_e2e::{not_run, programs, service};
-use nydus_mount_slice::Mount;
-use nydusd_client::{Binary, Client, Daemon};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
 };
-use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// A stage with a share, served by a nydusd.
-struct Host {
-    stage: Stage,
-    slice: Mount,
-    share: Share,
-    guest: Guest,
-    daemon: Daemon,
-}
-
-impl Host {
-    fn rootfs(&self) -> Rootfs {
-        recognise(&self.slice)
-    }
-
-    fn snapshot(&self) -> PathBuf {
-        self.stage.join("snapshot")
-    }
-
-    /// Nothing is mounted in the stage, but for the share's own mounts.
-    #[track_caller]
-    fn is_clean(&self) {
-        let share = self.stage.join("share");
-        let below: Vec<_> = mounts().into_iter().map(|mount| mount.point).collect();
-        let own = [share.clone(), share.join("shared"), share.join("ro")];
-        let left = below.iter().filter(|point| point.starts_with(&share) && !own.contains(point));
-        assert_eq!(left.collect::<Vec<_>>(), Vec::<&PathBuf>::new());
-        assert_eq!(self.share.containers().expect("a share"), Vec::<OsString>::new());
-        assert_eq!(fs::read_to_string(self.snapshot().join("fs/kept")).expect("kept"), "kept");
-    }
-}
-
-impl Host {
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.daemon.pid()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process"), signal).expect("a signal");
-    }
-
-    /// Whether `nydusd` has an instance there.
-    async fn serves(&self, at: &str) -> bool {
-        let info = self.daemon.client().daemon().await.expect("nydusd");
-        info.backend_collection.get(at).is_some()
-    }
-}
-
-fn recognise(slice: &Mount) -> Rootfs {
-    Rootfs::recognise(std::slice::from_ref(slice), Reader::Rust).expect("a slice")
-}
-
-/// Runs `test`; afterwards the share goes, and what the snapshot has in it stays.
-fn on(reader: Reader, rafs: Rafs, test: impl AsyncFnOnce(&Host)) {
-    match Stage::of_a_node() {
-        Some(stage) => on_stage(stage, reader, rafs, test),
-        None => not_run!("not root of the machine"),
-    }
-}
-
-fn on_stage(stage: Stage, reader: Reader, rafs: Rafs, test: impl AsyncFnOnce(&Host)) {
-    let (Some(nydusd), Some(slice)) = (programs::tool("nydusd/bin/nydusd"), slice(&stage, rafs))
-    else {
-        return not_run!("no nydusd, nydus-image or busybox");
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    runtime.block_on(async {
-        fs::write(stage.join("snapshot/fs/kept"), "kept").expect("a file");
-        let binary = Binary::probe(nydusd).await.expect("nydusd");
-        let daemon = daemon(&stage, &binary).await;
-        let share = Share::create(stage.join("share"), reader).expect("a share");
-        let guest = Guest::attach(share.clone(), daemon.client().clone()).await.expect("a guest");
-        let host = Host { stage, slice, share, guest, daemon };
-        test(&host).await;
-        host.is_clean();
-        host.share.remove().expect("nothing is left");
-        assert!(!host.stage.join("share").exists());
-        // Without a machine it does not end when it is asked to.
-        host.daemon.kill().await.expect("the end of nydusd");
-        assert_eq!(service::naming(host.stage.path()), []);
-    });
-}
+use std::path::Path;
 
 #[test]
 fn containers_come_and_go() {
@@ -142,7 +60,6 @@ fn ids_are_names() {
         for id in ["", ".", "..", "../outside", "c1/../../outside", "outside/"] {
             let refused = host.guest.remove(id).await.expect_err(id);
             assert!(matches!(refused, Error::Id(_)), "{refused}");
-            assert!(matches!(host.share.take_out(id), Err(Error::Id(_))), "{id}");
         }
         fs::remove_dir(outside.join("snapshotdir")).expect("it is there");
         fs::remove_dir(outside).expect("it is there");
@@ -190,8 +107,6 @@ fn failures_are_undone() {
         let error = twice.expect_err("served already").to_string();
         assert!(error.contains("/containers"), "{error}");
         host.guest.add("good", &good).await.expect("a good one");
-        let removed = host.share.remove().expect_err("a container is in it").to_string();
-        assert!(removed.contains("good"), "{removed}");
         host.guest.remove("good").await.expect("removed");
     });
 }
@@ -250,20 +165,6 @@ fn upper_directories_have_needs() {
     });
 }
 
-#[test]
-fn a_dead_nydusd_is_in_nobodys_way() {
-    for reader in [Reader::Go, Reader::Rust] {
-        on(reader, Rafs::V6, async |host| {
-            host.guest.add("c1", &host.rootfs()).await.expect("c1");
-            host.signal(Signal::KILL);
-            host.daemon.ended().await;
-            let error = host.guest.add("c2", &host.rootfs()).await.expect_err("it is dead");
-            assert!(error.to_string().contains("api.sock"), "{error}");
-            host.guest.remove("c1").await.expect("c1 goes all the same");
-        });
-    }
-}
-
 /// systemd makes the mounts of a host shared. The snapshot is seen once on either side of the
 /// share, and what the host has mounted in it is the host's.
 #[test]
@@ -306,96 +207,6 @@ fn a_share_takes_away_its_own_only() {
         assert_eq!(left.len(), 1, "{left:?}");
         assert_eq!(fs::read_dir(&root).expect("the directory").count(), 0);
     }
-}
-
-/// Whether a call was carried out that `nydusd` did not answer is not known: it is undone.
-#[test]
-fn what_is_not_answered_is_undone() {
-    on(Reader::Go, Rafs::V6, async |host| {
-        let wire = Wire::new(&host.stage.join("wire.sock"), host.daemon.client().socket());
-        let client = Client::new(wire.socket());
-        host.daemon.client().unmount("/containers").await.expect("served");
-        wire.lose("POST ");
-        let lost = Guest::attach(host.share.clone(), client.clone()).await.expect_err("lost");
-        assert!(lost.to_string().contains("the connection broke"), "{lost}");
-        assert!(!host.serves("/containers").await);
-        wire.lose("none");
-        let guest = Guest::attach(host.share.clone(), client).await.expect("a guest");
-        wire.lose("POST ");
-        let lost = guest.add("c1", &host.rootfs()).await.expect_err("lost");
-        assert!(lost.to_string().contains("the connection broke"), "{lost}");
-        assert!(!host.serves("/rafs/c1/lowerdir").await);
-        host.is_clean();
-        wire.lose("none");
-        guest.add("c2", &host.rootfs()).await.expect("c2");
-        wire.lose("DELETE ");
-        // The snapshot is out of the share all the same.
-        let lost = guest.remove("c2").await.expect_err("lost");
-        assert!(lost.to_string().contains("the connection broke"), "{lost}");
-        host.is_clean();
-        wire.lose("none");
-        guest.remove("c2").await.expect("it may be gone already");
-    });
-}
-
-/// A caller that goes away leaves nothing half done.
-#[test]
-fn who_does_not_wait_leaves_nothing() {
-    on(Reader::Go, Rafs::V6, async |host| {
-        host.signal(Signal::STOP);
-        let rootfs = host.rootfs();
-        let added = tokio::time::timeout(Duration::from_millis(50), host.guest.add("c1", &rootfs));
-        assert!(added.await.is_err(), "nydusd has answered");
-        host.signal(Signal::CONT);
-        let gone = async {
-            while host.serves("/rafs/c1/lowerdir").await
-                || host.share.containers().is_ok_and(|c| !c.is_empty())
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, gone).await.expect("it is undone");
-    });
-}
-
-/// A runtime that died left mounts behind: the next one takes them away.
-#[test]
-fn a_share_is_cleared_by_others() {
-    for reader in [Reader::Go, Reader::Rust] {
-        on(reader, Rafs::V6, async |host| {
-            for id in ["c1", "c2"] {
-                host.guest.add(id, &host.rootfs()).await.expect(id);
-            }
-            let found = Share::open(host.stage.join("share"), reader);
-            let mut ids = found.containers().expect("a share");
-            ids.sort();
-            assert_eq!(ids, ["c1", "c2"]);
-            // What a guest that may write there has made beside them.
-            if reader == Reader::Rust {
-                let evil = host.share.served().join("evil \n/sub");
-                fs::create_dir_all(&evil).expect("a directory");
-                let left = found.take_out("evil \n").expect_err("a directory in it").to_string();
-                assert!(left.contains("evil \n/sub"), "{left}");
-                fs::remove_dir(evil).expect("an empty directory");
-                found.take_out("evil \n").expect("an empty directory");
-            }
-            ids.iter().for_each(|id| found.take_out(id).expect("a container"));
-        });
-    }
-}
-
-/// A guest that may write to the share puts a link where a container's directory was.
-#[test]
-fn links_are_not_followed() {
-    on(Reader::Rust, Rafs::V6, async |host| {
-        let (outside, container) = (host.stage.join("outside"), host.share.served().join("c1"));
-        fs::create_dir_all(outside.join("snapshotdir/fs")).expect("a directory");
-        fs::create_dir_all(outside.join("rootfs")).expect("a directory");
-        symlink(&outside, &container).expect("a link");
-        let error = host.share.take_out("c1").expect_err("a link").to_string();
-        assert!(error.contains("Not a directory"), "{error}");
-        assert!(outside.join("snapshotdir/fs").exists() && outside.join("rootfs").exists());
-    });
 }
 
 /// As many images as one nydusd serves, and not one more.
