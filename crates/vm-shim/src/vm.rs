@@ -287,7 +287,7 @@ fn is_recent(file: &Path) -> bool {
 
 /// A reason that a guest tells, as part of one line.
 pub(crate) fn reason(why: &str) -> String {
-    let end = why.floor_char_boundary(REASON);
+    let end = (0..=REASON.min(why.len())).rfind(|at| why.is_char_boundary(*at)).unwrap_or(0);
     why[..end].replace(|sign: char| sign.is_control(), " ")
 }
 

@@ -57,7 +57,7 @@ fn rename(share: &Path, from: &str, to: &str) {
 
 /// A snapshot of its own.
 fn snapshot(host: &Host, id: &str) -> (PathBuf, Rootfs) {
-    let directory = host.stage.join(&format!("of-{id}"));
+    let directory = host.stage.join(format!("of-{id}"));
     fs::create_dir_all(directory.join("work")).expect("a directory");
     fs::create_dir_all(directory.join("fs/deep/er")).expect("a directory");
     fs::write(directory.join("fs/deep/er/kept"), "kept").expect("a file");
@@ -81,7 +81,7 @@ fn write(directory: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 fn keeps(host: &Host, id: &str) -> bool {
-    let kept = host.stage.join(&format!("of-{id}/fs/deep/er/kept"));
+    let kept = host.stage.join(format!("of-{id}/fs/deep/er/kept"));
     fs::read_to_string(kept).is_ok_and(|text| text == "kept")
 }
 
