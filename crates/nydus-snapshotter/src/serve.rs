@@ -2,16 +2,16 @@
 
 use crate::config::file::File;
 use crate::config::{Config, DaemonMode, KernelNative, MAX_ROOT};
-use crate::health::Health;
-use crate::images::{Images, Settings};
+use crate::grpc::Service;
 use crate::layout::Layout;
-use crate::metrics::{self, Metrics};
 use crate::mounts::Host;
-use crate::native::{self, Natives};
-use crate::service::Service;
-use crate::snapshots::{Options, Snapshots};
-use crate::status::Status;
-use crate::{cgroup, directories, import};
+use crate::operator::health::Health;
+use crate::operator::metrics::{self, Metrics};
+use crate::operator::status::Status;
+use crate::serving::fuse::{Images, Settings};
+use crate::serving::kernel::{self, Natives};
+use crate::snapshots::{Options, Snapshots, directories};
+use crate::{cgroup, import};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_proto::nydus::status_server::StatusServer;
 use containerd_proto::snapshots::snapshots_server::SnapshotsServer;
@@ -50,7 +50,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     if config.kernel_native == KernelNative::Required {
         snapshots.natives.way().await.context("kernel_native = \"required\"")?;
     }
-    let watching = native::watch(Arc::clone(&snapshots), config.warm, config.collect_interval);
+    let watching = kernel::watch(Arc::clone(&snapshots), config.warm, config.collect_interval);
     let watching = tokio::spawn(watching);
     let images = Arc::clone(&snapshots.images);
     tokio::spawn(Arc::clone(&health).watch(Arc::clone(&images), config.collect_interval));
@@ -99,7 +99,7 @@ fn open(config: &Config) -> Result<Snapshots> {
     let usual = config.root == File::default().root;
     let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
     let images = Images::new(settings(config)?, layout.clone(), store.clone());
-    let native = native::Settings {
+    let native = kernel::Settings {
         policy: config.kernel_native,
         cache: config.cache.clone(),
         rate: config.warm_rate,

@@ -1,6 +1,6 @@
 //! The Go snapshotter's files together.
 
-use super::bbolt::{Bucket, File};
+use super::bbolt::File;
 use super::{Error, Imported, MOST, daemons, snapshots};
 use crate::layout::Layout;
 use serde::{Deserialize, Serialize};
@@ -84,16 +84,6 @@ impl Imported {
             keep
         });
     }
-}
-
-/// The bucket `name` in `v1`; `None` in a file that nothing was put in.
-pub(super) fn section<'a>(file: &'a File, name: &str) -> Result<Option<Bucket<'a>>, Error> {
-    let root = file.root()?;
-    let Some(version) = root.bucket(b"v1")? else {
-        return if root.keys().next().is_none() { Ok(None) } else { Err(file.older()) };
-    };
-    let missing = || file.damaged(&format!("it has no bucket {name:?}"));
-    version.bucket(name.as_bytes())?.ok_or_else(missing).map(Some)
 }
 
 /// Where its snapshots are.

@@ -7,8 +7,8 @@ mod go;
 mod snapshots;
 
 pub use self::daemons::{GoDaemon, GoInstance};
-use crate::images::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use crate::layout::Layout;
+use crate::serving::fuse::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use crate::store::{self, Draft, Lookup, Record, Set, Store};
 use go::{Files, State, directories, metadata};
 use std::fs;

@@ -1,16 +1,15 @@
 //! Nydus images: who serves each, how much of it is cached, and why it is not the kernel.
 
-use super::Instance;
-use crate::error::Result;
-use crate::native::Known;
+use super::report::Instance;
+use crate::serving::kernel::Known;
+use crate::snapshots::Result;
 use crate::snapshots::Snapshots;
-use crate::warm;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
 /// A Nydus image.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Image {
+pub struct ImageRow {
     /// Number of the snapshot with its bootstrap.
     pub snapshot: u64,
     /// Its reference, empty if not known.
@@ -28,24 +27,24 @@ pub struct Image {
     pub why: Option<String>,
 }
 
-impl Image {
+impl ImageRow {
     /// All of them, of which these are served by `nydusd`.
     pub(super) fn all(snapshots: &Snapshots, instances: &[Instance]) -> Result<Vec<Self>> {
         let (known, obstacle) = (snapshots.natives.all(), snapshots.natives.obstacle());
-        let image = |(id, image): (u64, String)| {
+        let row = |(id, image): (u64, String)| {
             let fuse = instances.iter().any(|instance| instance.snapshot == id);
             let mut image = shown(id, image, fuse, &known.get(&id).cloned().unwrap_or_default());
             image.why = image.why.or_else(|| obstacle.clone());
             image
         };
-        Ok(snapshots.nydus_images()?.into_iter().map(image).collect())
+        Ok(snapshots.nydus_images()?.into_iter().map(row).collect())
     }
 
     /// Their table for people.
     pub(super) fn rows(images: &[Self], rows: &mut String) -> std::fmt::Result {
         writeln!(rows, "\nIMAGE\tREFERENCE\tSERVED\tCACHED\tWHY")?;
         for image in images {
-            let Image { snapshot, image, served, ready_bytes, bytes, doing, why } = image;
+            let Self { snapshot, image, served, ready_bytes, bytes, doing, why } = image;
             let cached = match (bytes, doing) {
                 (0, None) => "-".to_owned(),
                 (0, Some(doing)) => doing.clone(),
@@ -64,7 +63,7 @@ impl Image {
     }
 }
 
-fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> Image {
+fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> ImageRow {
     let served = match (known.promoted, fuse) {
         (true, true) => "both",
         (true, false) => "kernel",
@@ -72,7 +71,7 @@ fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> Image {
         (false, false) => "-",
     };
     let progress = known.now().unwrap_or_default();
-    let mut image = Image {
+    let mut image = ImageRow {
         snapshot,
         image,
         served: served.to_owned(),
@@ -82,7 +81,7 @@ fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> Image {
         why: why(known),
     };
     if let Some(job) = &known.job {
-        image.doing = Some(warm::told(&job.stage()).stage);
+        image.doing = Some(job.stage().told().0.to_owned());
         image.why = None;
     }
     image

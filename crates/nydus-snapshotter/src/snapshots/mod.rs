@@ -3,25 +3,30 @@
 
 use crate::cache;
 use crate::config::DaemonMode;
-use crate::directories as dirs;
-use crate::error::{Error, Result};
-use crate::filter::Filters;
 use crate::idmap::IdMap;
-use crate::images::{Image, Images};
 use crate::labels::{
     self, LAYER_DIGEST, Labels, NYDUS_BLOB, NYDUS_BOOTSTRAP, SNAPSHOT_REF, VOLATILE,
 };
 use crate::layout::Layout;
-use crate::lower::must_be_native;
 use crate::mounts::{self, Host};
-use crate::native::Natives;
 use crate::resolve::{self, Driver, Parent, Purpose, Rootfs, purpose};
+use crate::serving::fuse::{Image, Images};
+use crate::serving::kernel::Natives;
 use crate::store::{self, Draft, Kind, Lookup, Reader, Record, Store};
 use crate::usage::{self, Usage};
 use nydus_mount_slice::Mount;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub mod directories;
+mod error;
+mod lower;
+
+pub use error::{Error, Result};
+
+use directories as dirs;
+use lower::must_be_native;
 
 /// Snapshots in one page of a listing.
 const PAGE: usize = 256;
@@ -299,17 +304,20 @@ impl Snapshots {
         Ok(record)
     }
 
-    /// One page of all snapshots that a filter lets through, and where the next begins.
+    /// One page of all snapshots that are wanted, and where the next begins.
     ///
     /// # Errors
     /// The store failed; a damaged record is logged and left out.
-    pub fn list(&self, filter: &Filters, after: &str) -> Result<(Vec<Record>, Option<String>)> {
+    pub fn list(
+        &self,
+        wanted: impl Fn(&Record) -> bool,
+        after: &str,
+    ) -> Result<(Vec<Record>, Option<String>)> {
         let page = self.store.read()?.page(after, PAGE)?;
         for key in &page.damaged {
             tracing::error!(key, "the record is damaged and left out");
         }
-        let found = page.found.into_iter().filter(|record| filter.matches(record));
-        Ok((found.collect(), page.next))
+        Ok((page.found.into_iter().filter(wanted).collect(), page.next))
     }
 
     /// What a snapshot takes on disk; a data layer of an image also what is cached of it.

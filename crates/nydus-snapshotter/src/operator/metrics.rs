@@ -1,8 +1,8 @@
 //! What is counted, for Prometheus.
 
-use crate::health::Health;
-use crate::images::Images;
-use crate::native::Natives;
+use crate::operator::health::Health;
+use crate::serving::fuse::Images;
+use crate::serving::kernel::Natives;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;

@@ -5,22 +5,24 @@
 
 mod failover;
 mod files;
+mod first_file;
 mod launch;
 mod records;
 mod recover;
+mod template;
 mod watch;
 
-use crate::auth;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::Labels;
 use crate::layout::Layout;
-use crate::nydusd_config;
-use crate::probe;
+use crate::registry::credentials;
+use crate::registry::explain;
 use crate::store::{self, Set, Store};
 use nydus_mount_slice::Secret;
 use nydusd_client::{Binary, Daemon, Mode, Spec, bootstrap};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
@@ -156,7 +158,7 @@ pub enum Error {
     Template(PathBuf, String),
     /// It makes no configuration of this image.
     #[error(transparent)]
-    Config(#[from] nydusd_config::Error),
+    Config(#[from] template::Error),
     /// The bootstrap is damaged.
     #[error(transparent)]
     Bootstrap(#[from] bootstrap::Error),
@@ -165,16 +167,19 @@ pub enum Error {
     Daemon(#[from] nydusd_client::Error),
     /// Docker's credential helper hangs.
     #[error(transparent)]
-    NoCredentials(#[from] auth::Late),
-    /// The image's data cannot be had.
+    NoCredentials(#[from] credentials::Late),
+    /// The registry does not give the image's data.
     #[error(transparent)]
-    Probe(#[from] probe::Error),
+    Registry(#[from] explain::Error),
+    /// Reading through the mount failed.
+    #[error("cannot read {} through nydusd: {}", .0.display(), .1)]
+    Unreadable(PathBuf, io::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
     /// A file or directory of ours.
     #[error("{}: {}", .0.display(), .1)]
-    File(PathBuf, std::io::Error),
+    File(PathBuf, io::Error),
     /// It died, and shall not be started again.
     #[error("nydusd {0} has died and recover_policy is none")]
     Died(String),
@@ -317,7 +322,7 @@ impl Images {
     ///
     /// # Errors
     /// The disk failed.
-    pub fn discard_logs(&self, id: u64) -> std::io::Result<()> {
+    pub fn discard_logs(&self, id: u64) -> io::Result<()> {
         files::discard_logs(&self.settings, &files::dedicated(id))
     }
 

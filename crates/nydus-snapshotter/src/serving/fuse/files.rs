@@ -1,12 +1,13 @@
 //! Files and directories of a daemon and of an image.
 
+use super::template::{self, TemplateInputs, is_registry};
 use super::{Error, Image, SHARED, Settings};
-use crate::auth;
 use crate::cache;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::image_ref;
 use crate::layout::Layout;
-use crate::nydusd_config::{self, is_registry};
+use crate::registry::credentials;
+use crate::registry::reference::host_and_repository;
 use nydus_mount_slice::Secret;
 use nydusd_client::{Log, Mode, Spec, bootstrap};
 use rustix::fs::CWD;
@@ -67,15 +68,15 @@ pub(super) async fn render(settings: &Settings, image: &Image) -> Result<Secret,
     let reference = image_ref(&image.labels);
     let credential = match reference.filter(|_| is_registry(&template)) {
         Some(reference) => {
-            let (host, _) = nydusd_config::registry(Some(reference))?;
-            auth::find(&image.labels, &host).await?
+            let (host, _) = host_and_repository(Some(reference)).map_err(template::Error::from)?;
+            credentials::find(&image.labels, &host).await?
         }
         None => None,
     };
     let (cache, skip_verify) = (settings.cache.as_path(), settings.skip_verify);
     let prefetch = settings.mode != DaemonMode::Shared;
-    let parts = nydusd_config::Image { id: image.id, reference, cache, skip_verify, prefetch };
-    Ok(nydusd_config::render(&template, parts, credential.as_ref())?)
+    let parts = TemplateInputs { id: image.id, reference, cache, skip_verify, prefetch };
+    Ok(template::render(&template, parts, credential.as_ref())?)
 }
 
 /// How a daemon of one image is started.

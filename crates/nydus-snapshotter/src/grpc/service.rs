@@ -1,11 +1,10 @@
-//! `containerd.services.snapshots.v1`: requests in, answers out. What they do is in
-//! [`crate::snapshots`].
+//! The service: what the calls do is in [`crate::snapshots`].
 
-use crate::error::{Error, Result};
-use crate::filter::Filters;
+use super::codes::Error;
+use super::filter::Filters;
 use crate::labels::Labels;
-use crate::metrics::Metrics;
-use crate::snapshots::{New, Snapshots};
+use crate::operator::metrics::Metrics;
+use crate::snapshots::{self, New, Snapshots};
 use crate::store::{Kind, Record};
 use containerd_proto::snapshots::snapshots_server::Snapshots as Calls;
 use containerd_proto::snapshots::{
@@ -28,7 +27,7 @@ use tracing::Instrument;
 /// Snapshots in one message of a listing.
 const BATCH: usize = 100;
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+type Answer<T> = Result<Response<T>, Status>;
 
 /// The service; clones share the snapshotter.
 #[derive(Clone)]
@@ -41,15 +40,15 @@ pub struct Service {
 
 impl Service {
     /// Counts and logs a call. Labels and mounts may hold secrets and are not logged.
-    async fn call<T>(
+    async fn call<T, E: Into<Error>>(
         &self,
         method: &'static str,
         key: &str,
-        call: impl Future<Output = Result<T>>,
-    ) -> std::result::Result<T, Status> {
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Status> {
         let start = Instant::now();
         let span = tracing::info_span!("call", method, key, id = tracing::field::Empty);
-        let outcome = call.instrument(span.clone()).await;
+        let outcome = call.instrument(span.clone()).await.map_err(Into::into);
         let code = outcome.as_ref().err().map_or(Code::Ok, Error::code);
         self.metrics.called(method, code, start.elapsed());
         let _inside = span.enter();
@@ -64,7 +63,7 @@ impl Service {
 
     /// Prepares to the end also when the client is gone, and then takes back what nobody waits
     /// for.
-    async fn prepare_or_undo(&self, new: New) -> Result<Vec<WireMount>> {
+    async fn prepare_or_undo(&self, new: New) -> snapshots::Result<Vec<WireMount>> {
         let snapshots = Arc::clone(&self.snapshots);
         let prepare = Box::pin(async move { snapshots.prepare(new).await });
         let mut unfinished = Unfinished(Some(prepare), Arc::clone(&self.snapshots));
@@ -74,13 +73,13 @@ impl Service {
     }
 }
 
-type Preparing = Pin<Box<dyn Future<Output = Result<(Record, Mount)>> + Send>>;
+type Preparing = Pin<Box<dyn Future<Output = snapshots::Result<(Record, Mount)>> + Send>>;
 
 /// A Prepare whose client may go away.
 struct Unfinished(Option<Preparing>, Arc<Snapshots>);
 
 impl Unfinished {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(Record, Mount)>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<snapshots::Result<(Record, Mount)>> {
         let Some(prepare) = &mut self.0 else { return Poll::Pending };
         let polled = prepare.as_mut().poll(context);
         if polled.is_ready() {
@@ -162,7 +161,7 @@ impl Calls for Service {
 
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Answer<Self::ListStream> {
         let filters = request.into_inner().filters;
-        let parsed = async { Ok(Filters::parse(&filters)?) };
+        let parsed = async { Filters::parse(&filters) };
         let filters = self.call("list", "", parsed).await?;
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         let snapshots = Arc::clone(&self.snapshots);
@@ -196,9 +195,9 @@ fn send_all(
 ) -> Result<(), tokio::sync::mpsc::error::SendError<Result<ListSnapshotsResponse, Status>>> {
     let mut after = String::new();
     loop {
-        let (found, next) = match snapshots.list(filters, &after) {
+        let (found, next) = match snapshots.list(|record| filters.matches(record), &after) {
             Ok(page) => page,
-            Err(error) => return batches.blocking_send(Err(error.into())),
+            Err(error) => return batches.blocking_send(Err(Error::from(error).into())),
         };
         let infos: Vec<_> = found.into_iter().map(info).collect();
         for batch in infos.chunks(BATCH) {

@@ -17,8 +17,8 @@ pub use watch::watch;
 
 use crate::cache::Blobs;
 use crate::config::KernelNative;
-use crate::images;
 use crate::layout::Layout;
+use crate::serving::fuse;
 use crate::usage::Usage;
 use disk::{changed_device, files, found, gone, missing, place, private, promoted};
 use pace::{Pace, Reins};
@@ -57,7 +57,7 @@ pub enum Error {
     Erofs(#[from] Erofs),
     /// `nydusd`, which has to fill the cache, cannot serve it.
     #[error(transparent)]
-    Daemon(#[from] images::Error),
+    Daemon(#[from] fuse::Error),
     /// A file cannot be read through `nydusd`.
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),

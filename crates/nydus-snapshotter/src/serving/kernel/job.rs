@@ -2,7 +2,7 @@
 
 use super::{Error, Known, Natives, Reins, blocking, private, promoted, read};
 use crate::cache::{self, Blobs};
-use crate::images::{self, Image, Images};
+use crate::serving::fuse::{self, Image, Images};
 use nydusd_client::bootstrap;
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress, Promotion};
 use std::io;
@@ -32,6 +32,18 @@ pub enum Stage {
     Done,
     /// It is not.
     Failed(Arc<Error>),
+}
+
+impl Stage {
+    /// Its name, and bytes of bytes.
+    pub fn told(&self) -> (&'static str, u64, u64) {
+        match self {
+            Self::Caching(progress) => ("caching", progress.ready_bytes, progress.bytes),
+            Self::Copying(done, total) => ("copying", *done, *total),
+            Self::Verifying(done, total) => ("verifying", *done, *total),
+            Self::Begun | Self::Done | Self::Failed(_) => ("waiting", 0, 0),
+        }
+    }
 }
 
 /// A job that runs.
@@ -102,7 +114,7 @@ impl Natives {
         let (bootstrap, cache) = (self.layout.bootstrap(id), self.settings.cache.clone());
         let shown = bootstrap.clone();
         // Whoever made the image may have put anything there, such as a FIFO.
-        bootstrap::version(&bootstrap).map_err(images::Error::from)?;
+        bootstrap::version(&bootstrap).map_err(fuse::Error::from)?;
         let looked = move || {
             let image = rafs_erofs::Image::open(&bootstrap);
             Ok(image.and_then(|image| Cache::new(cache).progress(&image)))

@@ -1,15 +1,15 @@
 //! `nydusd`'s configuration for one image: the operator's template with what the image needs.
 //! Keys that are not known here stay as they are.
 
-use crate::auth::Credential;
+use crate::registry::credentials::Credential;
+use crate::registry::reference::{self, host_and_repository};
 use nydus_mount_slice::Secret;
-use oci_spec::distribution::Reference;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// What makes a template the configuration of one image.
 #[derive(Clone, Copy, Debug)]
-pub struct Image<'a> {
+pub(super) struct TemplateInputs<'a> {
     /// Number of the snapshot with the bootstrap: the cache's name in `nydusd`'s metrics.
     pub id: u64,
     /// The image's reference; a registry backend needs it.
@@ -29,40 +29,23 @@ pub enum Error {
     /// The template lacks a part.
     #[error("nydusd configuration: expected an object at {0}")]
     NoObject(&'static str),
-    /// A registry backend without a reference.
-    #[error(
-        "the image's reference is not known: label containerd.io/snapshot/cri.image-ref is \
-         missing; is disable_snapshot_annotations = false set in containerd's configuration?"
-    )]
-    NoReference,
-    /// A reference that cannot be understood.
-    #[error("image reference {0:?} is not of the form HOST/REPOSITORY[:TAG][@DIGEST]: {1}")]
-    BadReference(String, oci_spec::distribution::ParseError),
+    /// The image's reference.
+    #[error(transparent)]
+    Reference(#[from] reference::Error),
 }
 
 /// Whether the template reads blobs from a registry.
-pub fn is_registry(template: &Value) -> bool {
+pub(super) fn is_registry(template: &Value) -> bool {
     template.pointer("/device/backend/type").and_then(Value::as_str) == Some("registry")
-}
-
-/// Host and repository of a reference, as a registry backend takes them.
-///
-/// # Errors
-/// No reference, or one that cannot be understood.
-pub fn registry(reference: Option<&str>) -> Result<(String, String), Error> {
-    let text = reference.ok_or(Error::NoReference)?;
-    let parsed: Reference =
-        text.parse().map_err(|error| Error::BadReference(text.to_owned(), error))?;
-    Ok((parsed.resolve_registry().to_owned(), parsed.repository().to_owned()))
 }
 
 /// The configuration of `image`, as JSON.
 ///
 /// # Errors
 /// A template without `device.backend.config` or `device.cache`, or a bad reference.
-pub fn render(
+pub(super) fn render(
     template: &Value,
-    image: Image<'_>,
+    image: TemplateInputs<'_>,
     credential: Option<&Credential>,
 ) -> Result<Secret, Error> {
     let mut config = template.clone();
@@ -77,7 +60,7 @@ pub fn render(
         *prefetch = json!(false);
     }
     if is_registry(template) {
-        let (host, repository) = registry(image.reference)?;
+        let (host, repository) = host_and_repository(image.reference)?;
         let backend = object(&mut config, "/device/backend/config")?;
         backend.insert("host".into(), json!(host));
         backend.insert("repo".into(), json!(repository));
@@ -107,31 +90,9 @@ fn object<'v>(
 mod tests {
     use super::*;
 
-    fn image(reference: Option<&'static str>) -> Image<'static> {
+    fn image(reference: Option<&'static str>) -> TemplateInputs<'static> {
         let (cache, skip_verify, prefetch) = (Path::new("/c"), false, true);
-        Image { id: 7, reference, cache, skip_verify, prefetch }
-    }
-
-    #[test]
-    fn registries() {
-        let table = [
-            ("127.0.0.1:5000/t/img:1", Ok(("127.0.0.1:5000", "t/img"))),
-            ("docker.io/library/busybox", Ok(("index.docker.io", "library/busybox"))),
-            ("busybox:1.36", Ok(("index.docker.io", "library/busybox"))),
-            (
-                "ghcr.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
-                Ok(("ghcr.io", "a/b")),
-            ),
-            ("a b", Err("is not of the form")),
-        ];
-        for (text, expected) in table {
-            match (registry(Some(text)), expected) {
-                (Ok((host, repo)), Ok(expected)) => assert_eq!((&*host, &*repo), expected),
-                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
-                (got, _) => panic!("{text}: {got:?}"),
-            }
-        }
-        assert!(matches!(registry(None), Err(Error::NoReference)));
+        TemplateInputs { id: 7, reference, cache, skip_verify, prefetch }
     }
 
     #[test]
@@ -151,7 +112,7 @@ mod tests {
         for prefetch in [true, false] {
             let mut eager = localfs.clone();
             eager["fs_prefetch"] = json!({"enable": true, "threads_count": 4});
-            let text = render(&eager, Image { prefetch, ..image(None) }, None).unwrap();
+            let text = render(&eager, TemplateInputs { prefetch, ..image(None) }, None).unwrap();
             let rendered: Value = serde_json::from_str(text.expose()).unwrap();
             let expected = json!({"enable": prefetch, "threads_count": 4});
             assert_eq!(rendered["fs_prefetch"], expected);

@@ -1,12 +1,11 @@
 //! Who serves an image to a snapshot: `nydusd`, the kernel, or somebody in a guest.
 
+use super::{Error, Result, Snapshots};
 use crate::config::{DaemonMode, KernelNative};
-use crate::error::{Error, Result};
 use crate::idmap::IdMap;
-use crate::images::Image;
 use crate::mounts::{Carried, Image as Lower};
-use crate::native::{self, Natives};
-use crate::snapshots::Snapshots;
+use crate::serving::fuse::Image;
+use crate::serving::kernel::{self, Natives};
 use crate::store::Record;
 use nydus_mount_slice::Secret;
 use nydusd_client::bootstrap;
@@ -62,7 +61,7 @@ impl Snapshots {
     }
 
     /// The image by the kernel, however long it takes to complete it.
-    async fn awaited(&self, image: &Image) -> Result<PathBuf, Arc<native::Error>> {
+    async fn awaited(&self, image: &Image) -> Result<PathBuf, Arc<kernel::Error>> {
         // Again where its files have changed meanwhile.
         for _ in 0..2 {
             match self.natives.serve(image.id).await {

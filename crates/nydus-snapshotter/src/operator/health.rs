@@ -1,9 +1,9 @@
 //! Whether images that are served can still be read: a token that was revoked shows nowhere else
 //! before a container reads.
 
-use crate::images::{Images, Served};
 use crate::labels::image_ref;
-use crate::probe;
+use crate::registry::explain;
+use crate::serving::fuse::{Images, Served};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -76,7 +76,7 @@ async fn look(served: Arc<Served>, before: Option<Seen>) -> (Arc<Served>, Seen) 
     let blobs = &served.image.blobs;
     let asked = before.map_or(0, |before| before.next(blobs.len()));
     let one = blobs.get(asked).map(std::slice::from_ref).unwrap_or_default();
-    let trouble = probe::blobs(&served.config, one).await.err();
+    let trouble = explain::blobs(&served.config, one).await.err();
     let seen = Seen {
         image: image_ref(&served.image.labels).unwrap_or_default().to_owned(),
         trouble: trouble.map(|error| error.to_string()),

@@ -2,10 +2,10 @@
 
 use super::{
     DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
-    files,
+    files, first_file,
 };
 use crate::config::DaemonMode;
-use crate::probe;
+use crate::registry::explain;
 use nydus_mount_slice::{FsVersion, Secret};
 use nydusd_client::{Binary, Daemon, Mount, Spec, bootstrap, clear_stale};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ impl Images {
         }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
-        let probing = probe::blobs(&config, &image.blobs);
+        let probing = explain::blobs(&config, &image.blobs);
         let (mounted, readable) = if self.settings.mode == DaemonMode::Shared {
             // Unmounting an image early is what the daemon of all others need not survive.
             probing.await?;
@@ -40,8 +40,8 @@ impl Images {
         };
         let served = Served { image, lower, config, live };
         let readable = match readable {
-            Ok(()) => read(&served).await,
-            refused => refused,
+            Ok(()) => first_file::read(&served).await,
+            refused => refused.map_err(Error::from),
         };
         match readable {
             Ok(()) => {
@@ -50,7 +50,7 @@ impl Images {
             }
             Err(error) => {
                 self.stop(&served).await?;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -245,28 +245,5 @@ impl Images {
             Ok(())
         });
         Ok(write.await?)
-    }
-}
-
-/// Reads a file of a mounted image. It may hang as long as its daemon lives.
-async fn read(served: &Served) -> Result<(), probe::Error> {
-    const LIMIT: Duration = Duration::from_secs(8);
-    let (lower, shared) = (served.lower.clone(), served.live.shared);
-    let name = lower.display().to_string();
-    let reading = tokio::task::spawn_blocking(move || {
-        if let Some(mountpoint) = lower.parent().filter(|_| shared)
-            && let Err(error) = files::forget_entries(mountpoint)
-        {
-            tracing::warn!(path = %mountpoint.display(), %error, "may be known as it was before");
-        }
-        probe::read(&lower)
-    });
-    match tokio::time::timeout(LIMIT, reading).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => Err(probe::Error::Unreadable(name, std::io::Error::other(error))),
-        Err(_) => {
-            let late = std::io::Error::other(format!("no answer in {LIMIT:?}"));
-            Err(probe::Error::Unreadable(name, late))
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Directories of snapshots.
 
-use crate::error::{Error, Result};
+use super::{Error, Result};
 use crate::idmap::IdMap;
 use crate::labels::NYDUS_BLOB;
 use crate::layout::Layout;

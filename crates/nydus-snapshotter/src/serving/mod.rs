@@ -1,0 +1,4 @@
+//! Who serves which image.
+
+pub mod fuse;
+pub mod kernel;
