@@ -1,5 +1,7 @@
 //! The snapshotter, as a library.
 
+pub mod background;
+pub mod blocking;
 pub mod cache;
 pub mod cgroup;
 pub mod cli;

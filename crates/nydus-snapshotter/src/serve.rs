@@ -1,15 +1,16 @@
 //! From the configuration to a server, and its end.
 
+use crate::background::Background;
 use crate::config::file::File;
 use crate::config::{Config, DaemonMode, KernelNative, MAX_ROOT};
 use crate::grpc::Service;
 use crate::layout::Layout;
 use crate::mounts::Host;
-use crate::operator::health::Health;
 use crate::operator::metrics::{self, Metrics};
 use crate::operator::status::Status;
-use crate::serving::fuse::{Images, Settings};
-use crate::serving::kernel::{self, Natives};
+use crate::serving::fuse::Settings;
+use crate::serving::kernel;
+use crate::serving::{ServedImage, Serving};
 use crate::snapshots::{Options, Snapshots, directories};
 use crate::{cgroup, import};
 use anyhow::{Context, Result, bail, ensure};
@@ -29,6 +30,8 @@ use tonic::transport::Server;
 
 /// Default root of the Go snapshotter 0.13.4 of Debian 13.
 const DEBIAN_ROOT: &str = "/var/lib/containerd-nydus";
+/// How often images are looked for that may be promoted, or were.
+const TICK: Duration = Duration::from_secs(1);
 /// How long calls may take to end when we are told to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -43,27 +46,23 @@ pub async fn run(mut config: Config) -> Result<()> {
     let told = signals()?;
     let listener = listen(&config.address, config.file.uid, config.file.gid)?;
     let snapshots = Arc::new(open(&config)?);
-    let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
+    let (metrics, serving) = (Arc::new(Metrics::default()), Arc::clone(&snapshots.serving));
     // Clients that have connected already wait for this.
-    let recovered = snapshots.images.recover(snapshots.images_of_numbers()?)?;
-    let recovering = tokio::spawn(recovered);
+    let unknown = |id| ServedImage { id, ..ServedImage::default() };
+    let image = |id| snapshots.image(id).unwrap_or_else(|_| unknown(id));
+    let recovering = tokio::spawn(serving.adopt(image)?);
     if config.kernel_native == KernelNative::Required {
-        snapshots.natives.way().await.context("kernel_native = \"required\"")?;
+        serving.support().await.context("kernel_native = \"required\"")?;
     }
-    let watching = kernel::watch(Arc::clone(&snapshots), config.warm, config.collect_interval);
-    let watching = tokio::spawn(watching);
-    let images = Arc::clone(&snapshots.images);
-    tokio::spawn(Arc::clone(&health).watch(Arc::clone(&images), config.collect_interval));
+    let background = background(&config, &snapshots);
     if let Some(address) = &config.metrics {
-        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
-        let natives = Arc::clone(&snapshots.natives);
-        let text = move || metrics.text(&images, &natives, &health);
-        metrics::serve(address, text)
+        let (metrics, serving) = (Arc::clone(&metrics), Arc::clone(&serving));
+        metrics::serve(address, move || metrics.text(&serving))
             .await
             .with_context(|| format!("metrics address {address}"))?;
     }
     let service = Service { snapshots: Arc::clone(&snapshots), metrics };
-    let status = Status::new(&config, Arc::clone(&snapshots), health);
+    let status = Status::new(&config, snapshots);
     let (end, ended) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .add_service(SnapshotsServer::new(service))
@@ -80,11 +79,26 @@ pub async fn run(mut config: Config) -> Result<()> {
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
     recovering.abort();
-    watching.abort();
-    snapshots.natives.stop();
-    close(&snapshots, config.file.cleanup_on_close).await;
+    drop(background);
+    // Containers go on without us, so their daemons stay; unless the configuration wants them gone.
+    serving.close(config.file.cleanup_on_close).await;
     let _ = fs::remove_file(&config.address);
     Ok(())
+}
+
+/// What is done in the background.
+fn background(config: &Config, snapshots: &Arc<Snapshots>) -> Background {
+    let (warm, interval) = (config.warm, config.collect_interval);
+    let mut tasks = Background::default();
+    let serving = Arc::clone(&snapshots.serving);
+    tasks.every(interval, move || Arc::clone(&serving).look_at_health());
+    if config.kernel_native != KernelNative::Off {
+        let serving = Arc::clone(&snapshots.serving);
+        tasks.every(TICK, move || Arc::clone(&serving).promote_next(warm, interval));
+        let snapshots = Arc::clone(snapshots);
+        tasks.every(TICK, move || Arc::clone(&snapshots).release_promoted());
+    }
+    tasks
 }
 
 /// The store, the images and the options of a configuration.
@@ -98,13 +112,9 @@ fn open(config: &Config) -> Result<Snapshots> {
     );
     let usual = config.root == File::default().root;
     let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
-    let images = Images::new(settings(config)?, layout.clone(), store.clone());
-    let native = kernel::Settings {
-        policy: config.kernel_native,
-        cache: config.cache.clone(),
-        rate: config.warm_rate,
-    };
-    let natives = Natives::open(native, layout.clone())?;
+    let kernel = kernel::Settings { policy: config.kernel_native, cache: config.cache.clone() };
+    let serving =
+        Serving::new(settings(config)?, kernel, config.warm_rate, &layout, store.clone())?;
     let options = Options {
         driver: config.driver,
         nydus_overlayfs: config.file.snapshot.enable_nydus_overlayfs,
@@ -115,7 +125,7 @@ fn open(config: &Config) -> Result<Snapshots> {
     };
     let host = Host { options: overlay_options(), slice_type: config.slice_type.clone() };
     let cleaning = tokio::sync::Mutex::new(());
-    Ok(Snapshots { store, layout, host, options, images, natives, cleaning })
+    Ok(Snapshots { store, layout, host, options, serving, cleaning })
 }
 
 fn settings(config: &Config) -> Result<Settings> {
@@ -193,22 +203,4 @@ fn signals() -> Result<impl Future<Output = ()>> {
             std::process::exit(1);
         });
     })
-}
-
-/// Containers go on without us, so their daemons stay; unless the configuration wants them gone.
-async fn close(snapshots: &Snapshots, all: bool) {
-    let images = &snapshots.images;
-    for id in images.known().into_iter().filter(|_| all) {
-        if let Err(error) = images.release(id, |_| true).await {
-            tracing::error!(id, %error, "the image's daemon cannot be stopped");
-        }
-    }
-    for id in snapshots.natives.mounted().into_iter().filter(|_| all) {
-        if let Err(error) = snapshots.natives.release(id, || true).await {
-            tracing::error!(id, %error, "the image cannot be unmounted");
-        }
-    }
-    if let Err(error) = images.release_shared().await {
-        tracing::error!(%error, "the shared daemon cannot be stopped");
-    }
 }

@@ -15,7 +15,7 @@ pub(super) enum Error {
 
 impl Error {
     pub(super) fn code(&self) -> Code {
-        use snapshots::Error::{IdMap, Native, Refused, Store};
+        use snapshots::Error::{IdMap, Image, Refused, Store};
         let Self::Call(error) = self else { return Code::InvalidArgument };
         match error {
             Store(store::Error::NotFound(_)) => Code::NotFound,
@@ -26,7 +26,7 @@ impl Error {
             Store(store::Error::InvalidArgument(_))
             | Refused(resolve::Refused::NoLayerDigest)
             | IdMap(..) => Code::InvalidArgument,
-            Native(_, error) if error.is_final() => Code::FailedPrecondition,
+            Image(_, error) if error.is_final() => Code::FailedPrecondition,
             _ => Code::Unknown,
         }
     }

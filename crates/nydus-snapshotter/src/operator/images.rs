@@ -1,9 +1,7 @@
 //! Nydus images: who serves each, how much of it is cached, and why it is not the kernel.
 
-use super::report::Instance;
-use crate::serving::kernel::Known;
-use crate::snapshots::Result;
-use crate::snapshots::Snapshots;
+use crate::serving::{Entry, Known};
+use rafs_erofs::Progress;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -28,16 +26,25 @@ pub struct ImageRow {
 }
 
 impl ImageRow {
-    /// All of them, of which these are served by `nydusd`.
-    pub(super) fn all(snapshots: &Snapshots, instances: &[Instance]) -> Result<Vec<Self>> {
-        let (known, obstacle) = (snapshots.natives.all(), snapshots.natives.obstacle());
-        let row = |(id, image): (u64, String)| {
-            let fuse = instances.iter().any(|instance| instance.snapshot == id);
-            let mut image = shown(id, image, fuse, &known.get(&id).cloned().unwrap_or_default());
-            image.why = image.why.or_else(|| obstacle.clone());
-            image
+    /// What is known of an image; `obstacle` is in the way of all.
+    pub(super) fn new(
+        snapshot: u64,
+        image: String,
+        entry: Option<&Entry>,
+        obstacle: Option<String>,
+    ) -> Self {
+        let fuse = entry.is_some_and(|entry| entry.fuse.is_some());
+        let known = entry.map(|entry| entry.known.clone()).unwrap_or_default();
+        let served = match (known.promoted, fuse) {
+            (true, true) => "both",
+            (true, false) => "kernel",
+            (false, true) => "fuse",
+            (false, false) => "-",
         };
-        Ok(snapshots.nydus_images()?.into_iter().map(row).collect())
+        let Progress { ready_bytes, bytes, .. } = known.now().unwrap_or_default();
+        let doing = known.job.as_ref().map(|job| job.stage().told().0.to_owned());
+        let why = why(&known).filter(|_| doing.is_none()).or(obstacle);
+        Self { snapshot, image, served: served.to_owned(), ready_bytes, bytes, doing, why }
     }
 
     /// Their table for people.
@@ -61,30 +68,6 @@ impl ImageRow {
         }
         Ok(())
     }
-}
-
-fn shown(snapshot: u64, image: String, fuse: bool, known: &Known) -> ImageRow {
-    let served = match (known.promoted, fuse) {
-        (true, true) => "both",
-        (true, false) => "kernel",
-        (false, true) => "fuse",
-        (false, false) => "-",
-    };
-    let progress = known.now().unwrap_or_default();
-    let mut image = ImageRow {
-        snapshot,
-        image,
-        served: served.to_owned(),
-        ready_bytes: progress.ready_bytes,
-        bytes: progress.bytes,
-        doing: None,
-        why: why(known),
-    };
-    if let Some(job) = &known.job {
-        image.doing = Some(job.stage().told().0.to_owned());
-        image.why = None;
-    }
-    image
 }
 
 /// Why the kernel does not serve it; `None` also where nobody has looked.

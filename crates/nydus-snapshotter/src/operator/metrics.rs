@@ -1,8 +1,6 @@
 //! What is counted, for Prometheus.
 
-use crate::operator::health::Health;
-use crate::serving::fuse::Images;
-use crate::serving::kernel::Natives;
+use crate::serving::{Entry, Serving};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;
@@ -110,42 +108,37 @@ impl Metrics {
     }
 
     /// All of it, in Prometheus' text format.
-    pub fn text(&self, images: &Images, natives: &Natives, health: &Health) -> String {
-        self.count_natives(natives);
-        let served = images.served();
-        let daemons = images.daemons();
+    pub fn text(&self, serving: &Serving) -> String {
+        // Locked for the whole time: another one must not find half of it.
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, daemons) = (serving.all(), serving.daemons());
         self.daemons.set(count(daemons.iter().filter(|live| !live.is_gone()).count()));
-        self.instances.set(count(served.len()));
+        self.instances.set(count(all.values().filter(|entry| entry.fuse.is_some()).count()));
+        self.promoted.set(count(all.values().filter(|entry| entry.known.promoted).count()));
         for family in [&self.readable, &self.read_errors, &self.bytes_read] {
             family.clear();
         }
-        for (id, seen) in health.all() {
-            let of = Instance { snapshot: id, image: seen.image };
-            self.readable.get_or_create(&of).set(seen.trouble.is_none().into());
-            self.read_errors.get_or_create(&of).set(clamp(seen.failed_operations));
-            self.bytes_read.get_or_create(&of).set(clamp(seen.bytes_read));
-        }
-        let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        // Writing into a string does not fail.
-        let _ = encode(&mut text, &registry);
-        text
-    }
-}
-
-impl Metrics {
-    fn count_natives(&self, natives: &Natives) {
         for family in [&self.complete, &self.cached, &self.bytes] {
             family.clear();
         }
-        let all = natives.all();
-        self.promoted.set(count(all.values().filter(|known| known.promoted).count()));
-        for (snapshot, known) in all {
-            let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
-            self.complete.get_or_create(&of).set(known.promoted.into());
-            self.cached.get_or_create(&of).set(clamp(progress.ready_bytes));
-            self.bytes.get_or_create(&of).set(clamp(progress.bytes));
+        for (snapshot, Entry { fuse, known, seen, .. }) in all {
+            if let Some(served) = fuse.filter(|_| seen.is_there()) {
+                let of = Instance { snapshot, image: served.image.reference().to_owned() };
+                self.readable.get_or_create(&of).set(seen.trouble.is_none().into());
+                self.read_errors.get_or_create(&of).set(clamp(seen.failed_operations));
+                self.bytes_read.get_or_create(&of).set(clamp(seen.bytes_read));
+            }
+            if known.is_told() {
+                let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
+                self.complete.get_or_create(&of).set(known.promoted.into());
+                self.cached.get_or_create(&of).set(clamp(progress.ready_bytes));
+                self.bytes.get_or_create(&of).set(clamp(progress.bytes));
+            }
         }
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
     }
 }
 

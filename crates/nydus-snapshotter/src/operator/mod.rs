@@ -1,7 +1,6 @@
 //! What people and Prometheus ask.
 
 pub mod client;
-pub mod health;
 mod images;
 pub mod metrics;
 pub mod report;

@@ -1,11 +1,9 @@
 //! The service that the commands ask.
 
-use super::health::Health;
 use super::images::ImageRow;
 use super::report::{Daemon, Instance, Report, Snapshot, State};
 use crate::config::Config;
-use crate::serving::fuse::Images;
-use crate::serving::kernel::{Job, Stage};
+use crate::serving::{Job, Serving, Stage};
 use crate::snapshots::{self, Snapshots};
 use crate::store::Record;
 use containerd_proto::nydus::status_server::Status as Calls;
@@ -28,40 +26,40 @@ pub struct Status {
     root: PathBuf,
     mode: String,
     snapshots: Arc<Snapshots>,
-    health: Arc<Health>,
 }
 
 impl Status {
     /// Tells of this snapshotter.
-    pub fn new(config: &Config, snapshots: Arc<Snapshots>, health: Arc<Health>) -> Self {
+    pub fn new(config: &Config, snapshots: Arc<Snapshots>) -> Self {
         let mode = format!("{:?}", config.mode).to_lowercase();
-        Self { root: config.root.clone(), mode, snapshots, health }
+        Self { root: config.root.clone(), mode, snapshots }
     }
 
     fn report(&self) -> Result<Report> {
-        let (images, health) = (&self.snapshots.images, self.health.all());
-        let mut instances = Vec::new();
-        for served in images.served() {
-            let (live, id) = (&served.live, served.image.id);
-            let seen = health.get(&id).cloned().unwrap_or_default();
-            let image = crate::labels::image_ref(&served.image.labels).unwrap_or_default();
-            instances.push(Instance {
-                snapshot: id,
-                image: image.to_owned(),
-                daemon: live.id.clone(),
+        let serving = &self.snapshots.serving;
+        let entries = serving.all();
+        let instances = entries.values().filter_map(|entry| {
+            let (served, seen) = (entry.fuse.as_ref()?, &entry.seen);
+            Some(Instance {
+                snapshot: served.image.id,
+                image: served.image.reference().to_owned(),
+                daemon: served.live.id.clone(),
                 mountpoint: served.lower.clone(),
-                trouble: seen.trouble,
+                trouble: seen.trouble.clone(),
                 failed_operations: seen.failed_operations,
                 bytes_read: seen.bytes_read,
-            });
-        }
+            })
+        });
+        let images = self.snapshots.images()?.into_iter().map(|(id, reference)| {
+            ImageRow::new(id, reference, entries.get(&id), serving.obstacle())
+        });
         Ok(Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             root: self.root.clone(),
             daemon_mode: self.mode.clone(),
-            daemons: daemons(images),
-            images: ImageRow::all(&self.snapshots, &instances)?,
-            instances,
+            daemons: daemons(serving),
+            images: images.collect(),
+            instances: instances.collect(),
             snapshots: self.list()?,
         })
     }
@@ -81,15 +79,15 @@ impl Status {
     }
 }
 
-fn daemons(images: &Images) -> Vec<Daemon> {
-    let lives = images.daemons().into_iter().map(|live| Daemon {
+fn daemons(serving: &Serving) -> Vec<Daemon> {
+    let lives = serving.daemons().into_iter().map(|live| Daemon {
         id: live.id.clone(),
         pid: Some(live.daemon.pid()),
         shared: live.shared,
         state: if live.is_gone() { State::Dead } else { State::Running },
         socket: live.daemon.spec().apisock.clone(),
     });
-    let left = images.unanswering().into_iter().map(|(id, (shared, socket))| Daemon {
+    let left = serving.unanswering().into_iter().map(|(id, (shared, socket))| Daemon {
         id,
         pid: None,
         shared,
@@ -124,11 +122,11 @@ impl Calls for Status {
         let image = found.ok_or_else(|| {
             Failed::not_found("no Nydus image of that reference or number is here: see status")
         })?;
-        let natives = &self.snapshots.natives;
-        if natives.is_promoted(image.id) {
+        let serving = &self.snapshots.serving;
+        if serving.is_promoted(image.id) {
             return Ok(Response::new(Box::pin(tokio_stream::empty())));
         }
-        let job = natives.promote(&self.snapshots.images, &image, true);
+        let job = serving.promote(&image, true);
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         tokio::spawn(tell(job, sender));
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))

@@ -38,14 +38,14 @@ pub fn make(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result
         }
         Ok(())
     };
-    made().map_err(|error| Error::Directory(fs.display().to_string(), error))
+    made().map_err(|error| Error::Directory(fs.clone(), error))
 }
 
 /// The same where nothing is missing most times.
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn heal(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result<()> {
+pub fn recreate_missing(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result<()> {
     let (fs, work) = (layout.fs(record.id), layout.work(record.id));
     let whole = fs.exists() && (record.kind != Kind::Active || work.exists());
     if whole { Ok(()) } else { make(layout, record, parent) }
@@ -55,11 +55,11 @@ pub fn heal(layout: &Layout, record: &Record, parent: Option<&Record>) -> Result
 ///
 /// # Errors
 /// A full disk, and the like.
-pub fn heal_layers(layout: &Layout, parents: &[Record]) -> Result<()> {
+pub fn recreate_missing_layers(layout: &Layout, parents: &[Record]) -> Result<()> {
     let empty =
         |record: &&Record| record.usage.inodes <= 1 || record.labels.contains_key(NYDUS_BLOB);
     for record in parents.iter().filter(empty) {
-        heal(layout, record, None)?;
+        recreate_missing(layout, record, None)?;
     }
     Ok(())
 }

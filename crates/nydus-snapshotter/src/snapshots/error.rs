@@ -1,8 +1,9 @@
 //! Why a call failed.
 
-use crate::serving::{fuse, kernel};
-use crate::{idmap, resolve, store};
+use crate::{idmap, resolve, serving, store};
 use nydus_mount_slice::EncodeError;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A call that failed. One line, with what was asked for and without any label's value.
@@ -16,10 +17,7 @@ pub enum Error {
     Refused(#[from] resolve::Refused),
     /// An image that cannot be served.
     #[error("snapshot {0:?}: {1}")]
-    Image(String, #[source] fuse::Error),
-    /// An image that only the kernel may serve, and does not.
-    #[error("snapshot {0:?}: {1}")]
-    Native(String, #[source] Arc<kernel::Error>),
+    Image(String, #[source] Arc<serving::Error>),
     /// A user namespace's mapping.
     #[error("snapshot {0:?}: {1}")]
     IdMap(String, #[source] idmap::Error),
@@ -27,8 +25,8 @@ pub enum Error {
     #[error("snapshot {0:?}: {1}")]
     Slice(String, #[source] EncodeError),
     /// A directory of ours.
-    #[error("{0}: {1}")]
-    Directory(String, #[source] std::io::Error),
+    #[error("{}: {}", .0.display(), .1)]
+    Directory(PathBuf, #[source] io::Error),
 }
 
 /// Result of a call.

@@ -2,7 +2,7 @@
 //! wait and do not fail when it dies. Releases before 2.3 say yes and hand nothing over; then, and
 //! whenever it takes too long, the daemon is started anew instead.
 
-use super::{Error, Images, Live, Served};
+use super::{Error, Fuse, Live};
 use crate::config::Recover;
 use nydusd_client::{Daemon, Limits, State};
 use rustix::net::{
@@ -30,15 +30,15 @@ const DESCRIPTORS: usize = 4;
 
 /// What a daemon handed over: its own words, and the session.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::serving) struct Session {
     state: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
 
-impl Images {
+impl Fuse {
     /// Asks a daemon for its session, in the background: after each image that it mounts or
     /// unmounts, because a successor finds what the session names, and nothing else.
-    pub(super) fn keep_session(self: &Arc<Self>, live: &Arc<Live>) {
+    pub(in crate::serving) fn collect_session(&self, live: &Arc<Live>) {
         if self.settings.recover != Recover::Failover {
             return;
         }
@@ -64,67 +64,12 @@ impl Images {
         });
     }
 
-    /// Lets a successor go on where a dead daemon stopped, or finds that it has one; false if that
-    /// is not possible. Who asks for the daemon's images meanwhile waits.
-    pub(super) async fn succeed(self: &Arc<Self>, dead: &Arc<Live>) -> bool {
-        let Some(session) = dead.session.lock().await.take() else { return false };
-        let outcome = match dead.shared {
-            true => self.succeed_shared(dead, session).await,
-            false => self.succeed_dedicated(dead, session).await,
-        };
-        match outcome {
-            Ok(Some(live)) => {
-                let pid = live.daemon.pid();
-                tracing::info!(daemon = live.id, pid, "a successor has taken over");
-                self.watch(Arc::clone(&live));
-                self.keep_session(&live);
-                true
-            }
-            Ok(None) => true,
-            Err(error) => {
-                tracing::error!(daemon = dead.id, %error, "no successor: nydusd is started anew");
-                false
-            }
-        }
-    }
-
-    async fn succeed_shared(
+    /// Starts a daemon that goes on with this session.
+    pub(in crate::serving) async fn start_successor(
         &self,
-        dead: &Arc<Live>,
+        dead: &Live,
         session: Session,
-    ) -> Result<Option<Arc<Live>>, Error> {
-        let mut shared = self.shared.lock().await;
-        if !shared.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, dead)) {
-            return Ok(None);
-        }
-        let live = self.start_successor(dead, session).await?;
-        *shared = Some(Arc::clone(&live));
-        drop(shared);
-        for id in self.known() {
-            let slot = self.slot(id);
-            replace(&mut *slot.lock().await, dead, &live);
-        }
-        Ok(Some(live))
-    }
-
-    async fn succeed_dedicated(
-        &self,
-        dead: &Arc<Live>,
-        session: Session,
-    ) -> Result<Option<Arc<Live>>, Error> {
-        for id in self.known() {
-            let slot = self.slot(id);
-            let mut slot = slot.lock().await;
-            if slot.as_ref().is_some_and(|served| Arc::ptr_eq(&served.live, dead)) {
-                let live = self.start_successor(dead, session).await?;
-                replace(&mut slot, dead, &live);
-                return Ok(Some(live));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn start_successor(&self, dead: &Live, session: Session) -> Result<Arc<Live>, Error> {
+    ) -> Result<Arc<Live>, Error> {
         let spec = dead.daemon.spec().clone();
         let path = spec.supervisor.clone().unwrap_or_default();
         let failed = |error| Error::File(path.clone(), error);
@@ -142,21 +87,21 @@ impl Images {
             Ok(daemon.wait_for(&[State::Running], TAKE_OVER).await?)
         };
         match taken_over.await {
-            Ok(()) => Ok(Live::new(&dead.id, daemon, dead.shared)),
+            Ok(()) => {
+                let live = Live::new(&dead.id, daemon, dead.shared);
+                tracing::info!(
+                    daemon = live.id,
+                    pid = live.daemon.pid(),
+                    "a successor has taken over"
+                );
+                self.watch(&live);
+                Ok(live)
+            }
             Err(error) => {
                 daemon.kill().await?;
                 Err(error)
             }
         }
-    }
-}
-
-/// Puts the successor where the dead one was.
-fn replace(slot: &mut Option<Arc<Served>>, dead: &Arc<Live>, live: &Arc<Live>) {
-    let lost = slot.as_ref().filter(|served| Arc::ptr_eq(&served.live, dead));
-    if let Some(Served { image, lower, config, .. }) = lost.map(Arc::clone).as_deref() {
-        let (image, lower, config) = (image.clone(), lower.clone(), config.clone());
-        *slot = Some(Arc::new(Served { image, lower, config, live: Arc::clone(live) }));
     }
 }
 

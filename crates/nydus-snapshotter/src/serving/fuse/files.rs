@@ -1,7 +1,7 @@
 //! Files and directories of a daemon and of an image.
 
 use super::template::{self, TemplateInputs, is_registry};
-use super::{Error, Image, SHARED, Settings};
+use super::{Error, SHARED, ServedImage, Settings};
 use crate::cache;
 use crate::config::{DaemonMode, Recover};
 use crate::labels::image_ref;
@@ -57,7 +57,7 @@ pub(super) fn forget_entries(mountpoint: &Path) -> io::Result<()> {
 }
 
 /// The configuration of `image` from the template, with credentials.
-pub(super) async fn render(settings: &Settings, image: &Image) -> Result<Secret, Error> {
+pub(super) async fn render(settings: &Settings, image: &ServedImage) -> Result<Secret, Error> {
     let bad = |why: String| Error::Template(settings.template.clone(), why);
     let text = fs::read(&settings.template).map_err(|error| bad(error.to_string()))?;
     let parsed = serde_json::from_slice(&text);
@@ -213,15 +213,15 @@ pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(
 
 /// Discards cached blobs whose files do not fit together: `nydusd` would serve zeros for what its
 /// map says is there.
-pub(super) async fn mend(cache: &Path, bootstrap: PathBuf, blobs: &[String]) {
+pub(super) async fn discard_inconsistent(cache: &Path, bootstrap: PathBuf, blobs: &[String]) {
     let map = |blob: &String| cache::map_of(cache, blob).exists();
     // Nothing of it was ever cached.
     if !blobs.is_empty() && !blobs.iter().any(map) {
         return;
     }
     let (cache, shown) = (rafs_erofs::Cache::new(cache), bootstrap.clone());
-    let mended = move || cache.mend(&rafs_erofs::Image::open(&bootstrap)?);
-    match tokio::task::spawn_blocking(mended).await {
+    let discarded = move || cache.mend(&rafs_erofs::Image::open(&bootstrap)?);
+    match tokio::task::spawn_blocking(discarded).await {
         Ok(Ok(discarded)) => {
             for blob in discarded {
                 tracing::warn!(blob, "its cached files do not fit together and are discarded");

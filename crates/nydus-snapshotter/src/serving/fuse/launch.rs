@@ -1,8 +1,8 @@
 //! Starts and stops what serves an image.
 
 use super::{
-    DAEMONS, DaemonRecord, Error, INSTANCES, Image, Images, InstanceRecord, Live, SHARED, Served,
-    files, first_file,
+    DAEMONS, DaemonRecord, Error, Fuse, INSTANCES, InstanceRecord, Live, SHARED, Served,
+    ServedImage, files, first_file,
 };
 use crate::config::DaemonMode;
 use crate::registry::explain;
@@ -16,12 +16,12 @@ use std::time::Duration;
 /// How long `nydusd` may take to be ready: it is fast, but nodes are busy.
 const READY: Duration = Duration::from_secs(30);
 
-impl Images {
+impl Fuse {
     /// Serves an image that nobody serves. The registry is asked while the daemon starts.
-    pub(super) async fn launch(self: &Arc<Self>, image: Image) -> Result<Served, Error> {
+    pub(in crate::serving) async fn launch(&self, image: ServedImage) -> Result<Served, Error> {
         let bootstrap = self.layout.bootstrap(image.id);
         if bootstrap::version(&bootstrap)? == FsVersion::V6 {
-            files::mend(&self.settings.cache, bootstrap, &image.blobs).await;
+            files::discard_inconsistent(&self.settings.cache, bootstrap, &image.blobs).await;
         }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
@@ -45,7 +45,7 @@ impl Images {
         };
         match readable {
             Ok(()) => {
-                self.keep_session(&served.live);
+                self.collect_session(&served.live);
                 Ok(served)
             }
             Err(error) => {
@@ -56,8 +56,8 @@ impl Images {
     }
 
     async fn mount(
-        self: &Arc<Self>,
-        image: &Image,
+        &self,
+        image: &ServedImage,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
         let bootstrap = self.layout.bootstrap(image.id);
@@ -69,8 +69,8 @@ impl Images {
     }
 
     async fn mount_dedicated(
-        self: &Arc<Self>,
-        image: &Image,
+        &self,
+        image: &ServedImage,
         bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
@@ -100,8 +100,8 @@ impl Images {
     }
 
     async fn mount_shared(
-        self: &Arc<Self>,
-        image: &Image,
+        &self,
+        image: &ServedImage,
         bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
@@ -131,7 +131,7 @@ impl Images {
     }
 
     /// The daemon of all images, started if there is none.
-    pub(super) async fn shared_daemon(self: &Arc<Self>) -> Result<Arc<Live>, Error> {
+    pub(super) async fn shared_daemon(&self) -> Result<Arc<Live>, Error> {
         let mut shared = self.shared.lock().await;
         if let Some(live) = shared.as_ref().filter(|live| !live.is_gone()) {
             return Ok(Arc::clone(live));
@@ -151,21 +151,16 @@ impl Images {
         self.binary.get_or_try_init(|| Binary::probe(&self.settings.program)).await
     }
 
-    async fn start(
-        self: &Arc<Self>,
-        id: &str,
-        spec: Spec,
-        shared: bool,
-    ) -> Result<Arc<Live>, Error> {
+    async fn start(&self, id: &str, spec: Spec, shared: bool) -> Result<Arc<Live>, Error> {
         let daemon = Daemon::start(self.binary().await?, spec, READY).await?;
         let live = Live::new(id, daemon, shared);
         tracing::info!(daemon = id, pid = live.daemon.pid(), "nydusd runs");
-        self.watch(Arc::clone(&live));
+        self.watch(&live);
         Ok(live)
     }
 
     /// Stops what serves an image, and forgets it.
-    pub(super) async fn stop(self: &Arc<Self>, served: &Served) -> Result<(), Error> {
+    pub(in crate::serving) async fn stop(&self, served: &Served) -> Result<(), Error> {
         let (live, id) = (&served.live, served.image.id);
         if live.shared {
             let unmounted = live.daemon.client().unmount(&files::submount(id)).await;
@@ -175,7 +170,7 @@ impl Images {
                 }
                 _ => {}
             }
-            self.keep_session(live);
+            self.collect_session(live);
             // One that was taken over may have either name.
             for daemon in [SHARED, &live.id] {
                 files::discard_instance(&self.layout.instance_config(daemon, id));
@@ -192,7 +187,7 @@ impl Images {
     }
 
     /// Stops a daemon that serves nothing, and forgets it.
-    pub(super) async fn stop_daemon(&self, live: &Live) -> Result<(), Error> {
+    pub(in crate::serving) async fn stop_daemon(&self, live: &Live) -> Result<(), Error> {
         live.stopping.store(true, Ordering::Release);
         live.daemon.stop().await?;
         files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));

@@ -1,9 +1,9 @@
 //! What records say of daemons and images, and what is made of a damaged one.
 
-use super::{DAEMONS, DaemonRecord, Error, INSTANCES, Images, InstanceRecord, SHARED, files};
+use super::{DAEMONS, DaemonRecord, Error, Fuse, INSTANCES, InstanceRecord, SHARED, files};
 use crate::store::{Lookup, Page};
 
-impl Images {
+impl Fuse {
     /// The name of an image's daemon of its own: one that was taken over may have another than
     /// ours, which its successor keeps, so that there is one record of the two.
     pub(super) fn recorded_daemon(&self, image: u64) -> Result<String, Error> {

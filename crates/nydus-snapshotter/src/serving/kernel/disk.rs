@@ -1,6 +1,5 @@
 //! Where promoted images lie, and what an earlier run left there.
 
-use super::Known;
 use crate::layout::Layout;
 use rafs_erofs::{Error as Erofs, Native, Progress};
 use std::collections::BTreeMap;
@@ -39,8 +38,8 @@ fn resolved(path: &Path) -> PathBuf {
     path.ancestors().find_map(real).unwrap_or_else(|| path.to_owned())
 }
 
-/// What is promoted in this directory.
-pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Known>> {
+/// What is promoted in this directory, and how much that is, as far as it can be read.
+pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Option<Progress>>> {
     let entries = match fs::read_dir(place) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
@@ -59,19 +58,15 @@ pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Known>> {
                 let _ = fs::remove_dir(own.join("mnt")).and_then(|()| fs::remove_dir(&own));
             }
             // Who wants it is told, and then it goes.
-            Err(_) => drop(known.insert(id, promoted(None))),
+            Err(_) => drop(known.insert(id, None)),
             Ok(Some(native)) => {
                 let bytes = native.devices().map(|device| device.size).sum();
                 let all = Progress { ready_bytes: bytes, bytes, ..Progress::default() };
-                known.insert(id, promoted(Some(all)));
+                known.insert(id, Some(all));
             }
         }
     }
     Ok(known)
-}
-
-pub(super) fn promoted(progress: Option<Progress>) -> Known {
-    Known { promoted: true, progress, ..Known::default() }
 }
 
 /// The record is gone.

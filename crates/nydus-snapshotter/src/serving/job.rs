@@ -1,12 +1,13 @@
 //! A job: completes an image's cache, if that must be, and promotes it.
 
-use super::{Error, Known, Natives, Reins, blocking, private, promoted, read};
+use super::rate::JobControl;
+use super::{Error, Known, ServedImage, Serving, kernel, read};
+use crate::blocking::blocking;
 use crate::cache::{self, Blobs};
-use crate::serving::fuse::{self, Image, Images};
-use nydusd_client::bootstrap;
-use rafs_erofs::{Cache, Error as Erofs, Phase, Progress, Promotion};
+use rafs_erofs::{Cache, Error as Erofs, Phase, Progress};
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -49,7 +50,7 @@ impl Stage {
 /// A job that runs.
 #[derive(Clone, Debug)]
 pub struct Job {
-    pub(super) reins: Arc<Reins>,
+    pub(super) control: Arc<JobControl>,
     stage: watch::Receiver<Stage>,
 }
 
@@ -63,6 +64,11 @@ impl Job {
     pub async fn next(&mut self) -> Option<Stage> {
         self.stage.changed().await.ok()?;
         Some(self.stage.borrow_and_update().clone())
+    }
+
+    /// Whether it is over.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Done | Stage::Failed(_))
     }
 
     /// Waits for its end.
@@ -83,51 +89,42 @@ impl Job {
 /// What a job works with.
 #[derive(Clone)]
 struct Work {
-    natives: Arc<Natives>,
-    images: Arc<Images>,
-    image: Image,
-    reins: Arc<Reins>,
+    serving: Arc<Serving>,
+    image: ServedImage,
+    control: Arc<JobControl>,
     stage: watch::Sender<Stage>,
 }
 
-impl Natives {
+impl Serving {
     /// Promotes an image, or joins the job that is at it. In a `hurry` no rate counts.
-    pub fn promote(self: &Arc<Self>, images: &Arc<Images>, image: &Image, hurry: bool) -> Job {
-        let mut known = self.known();
-        let entry = known.entry(image.id).or_default();
-        let job = entry.job.clone().unwrap_or_else(|| {
-            let (stage, receiver) = watch::channel(Stage::Begun);
-            let job = Job { reins: Arc::default(), stage: receiver };
-            let (natives, images) = (Arc::clone(self), Arc::clone(images));
-            let (image, reins) = (image.clone(), Arc::clone(&job.reins));
-            tokio::spawn(Work { natives, images, image, reins, stage }.run());
-            entry.job.insert(job).clone()
+    pub fn promote(self: &Arc<Self>, image: &ServedImage, hurry: bool) -> Job {
+        let job = self.entry(image.id, |entry| {
+            let begin = || {
+                let (stage, receiver) = watch::channel(Stage::Begun);
+                let job = Job { control: Arc::default(), stage: receiver };
+                let (image, control) = (image.clone(), Arc::clone(&job.control));
+                tokio::spawn(Work { serving: Arc::clone(self), image, control, stage }.run());
+                job
+            };
+            entry.known.job.get_or_insert_with(begin).clone()
         });
         if hurry {
-            job.reins.hurry();
+            job.control.hurry();
         }
         job
     }
 
     /// How much of an image is cached now, noted.
-    pub(super) async fn look(self: &Arc<Self>, id: u64) -> Result<Progress, Error> {
-        let (bootstrap, cache) = (self.layout.bootstrap(id), self.settings.cache.clone());
-        let shown = bootstrap.clone();
-        // Whoever made the image may have put anything there, such as a FIFO.
-        bootstrap::version(&bootstrap).map_err(fuse::Error::from)?;
-        let looked = move || {
-            let image = rafs_erofs::Image::open(&bootstrap);
-            Ok(image.and_then(|image| Cache::new(cache).progress(&image)))
-        };
-        let looked = blocking(&shown, looked).await?.map_err(Error::from);
-        let mut known = self.known();
-        let entry = known.entry(id).or_default();
-        entry.looked = Some(Instant::now());
-        match &looked {
-            Ok(progress) => entry.progress = Some(*progress),
-            Err(error) => entry.refused(error),
-        }
-        looked
+    pub(super) async fn count_cached(&self, id: u64) -> Result<Progress, Error> {
+        let counted = self.kernel.progress(id).await.map_err(Error::from);
+        self.entry(id, |entry| {
+            entry.known.looked = Some(Instant::now());
+            match &counted {
+                Ok(progress) => entry.known.progress = Some(*progress),
+                Err(error) => entry.known.refused(error),
+            }
+        });
+        counted
     }
 }
 
@@ -142,45 +139,47 @@ impl Known {
 impl Work {
     async fn run(self) {
         let (id, outcome) = (self.image.id, self.promoted().await);
-        let stage = {
-            let mut known = self.natives.known();
-            // The image may have been removed meanwhile.
-            let mut nobody = Known::default();
-            let entry = known.get_mut(&id).unwrap_or(&mut nobody);
-            entry.job = None;
+        // The image may have been removed meanwhile.
+        let stage = self.serving.entry_if_there(id, |entry| {
+            let known = &mut entry.known;
+            known.job = None;
             match outcome {
                 Ok(()) => {
                     tracing::info!(snapshot = id, "the image is promoted: the kernel serves it");
-                    *entry = promoted(entry.progress);
+                    *known = Known { promoted: true, progress: known.progress, ..Known::default() };
                     Stage::Done
                 }
                 Err(error) => {
                     tracing::warn!(snapshot = id, %error, "the image is not promoted");
-                    entry.refused(&error);
+                    known.refused(&error);
                     Stage::Failed(Arc::new(error))
                 }
             }
-        };
+        });
         self.stage.send_replace(stage);
-        self.natives.changed.notify_one();
+        self.serving.changed.store(true, Ordering::Release);
     }
 
     async fn promoted(&self) -> Result<(), Error> {
-        let id = self.image.id;
+        let (serving, id) = (&self.serving, self.image.id);
+        // What is being removed of an image of this number is gone first.
+        drop(serving.turn(id).await);
         for attempt in 1.. {
-            if self.natives.is_promoted(id) {
+            if serving.is_promoted(id) {
                 return Ok(());
             }
-            let progress = self.natives.look(id).await?;
-            if self.reins.is_stopped() {
+            let progress = serving.count_cached(id).await?;
+            if self.control.is_stopped() {
                 return Err(Erofs::Stopped.into());
             }
             if !progress.complete() {
                 self.cache().await?;
             }
-            self.natives.way().await?;
+            serving.kernel.support().await?;
             match self.verify().await {
-                Err(Error::Erofs(Erofs::Incomplete(_) | Erofs::Busy(_))) if attempt < ATTEMPTS => {
+                Err(Error::Kernel(kernel::Error::Erofs(Erofs::Incomplete(_) | Erofs::Busy(_))))
+                    if attempt < ATTEMPTS =>
+                {
                     tokio::time::sleep(AGAIN).await;
                 }
                 outcome => return outcome,
@@ -191,16 +190,15 @@ impl Work {
 
     /// Lets `nydusd` read all of the image.
     async fn cache(&self) -> Result<(), Error> {
-        let served = self.images.serve(self.image.clone()).await?;
+        let served = self.serving.by_fuse(&self.image).await?;
         let (work, lower) = (self.clone(), served.lower.clone());
-        let shown = lower.clone();
         let read = move || {
-            let bootstrap = work.natives.layout.bootstrap(work.image.id);
-            let image = match rafs_erofs::Image::open(&bootstrap) {
+            let kernel = &work.serving.kernel;
+            let image = match rafs_erofs::Image::open(&kernel.bootstrap(work.image.id)) {
                 Ok(image) => image,
                 Err(error) => return Ok(Err(error.into())),
             };
-            let cache = Cache::new(&work.natives.settings.cache);
+            let cache = Cache::new(kernel.cache());
             let last = Mutex::new(Instant::now());
             let tell = || {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,7 +210,7 @@ impl Work {
             };
             let step = |bytes| {
                 tell();
-                work.reins.worked(bytes, work.natives.pace.as_ref())
+                work.control.worked(bytes, work.serving.rate.as_ref())
             };
             Ok(match read::all(&lower, &step) {
                 Err((path, error)) => Err(Error::Read(path, error)),
@@ -220,26 +218,19 @@ impl Work {
                 Ok(ControlFlow::Continue(())) => Ok(()),
             })
         };
-        blocking(&shown, read).await??;
-        self.natives.look(self.image.id).await.map(drop)
+        let failed = |error| Error::Read(served.lower.clone(), error);
+        blocking(read).await.map_err(failed)??;
+        self.serving.count_cached(self.image.id).await.map(drop)
     }
 
     /// Proves that all of it is cached, and keeps what was proven.
     async fn verify(&self) -> Result<(), Error> {
-        let id = self.image.id;
-        let lock = self.natives.lock(id).lock_owned().await;
-        let (work, shown) = (self.clone(), self.natives.files(id));
+        let (work, id) = (self.clone(), self.image.id);
         let verified = move || {
-            let _lock = lock;
-            let natives = &work.natives;
-            private(&natives.own(id))?;
-            let (bootstrap, into) = (natives.layout.bootstrap(id), natives.files(id));
-            let cache = &natives.settings.cache;
-            let shared = &work.shared_blobs()?;
-            let (bootstrap, into, verity) = (&*bootstrap, &*into, true);
-            let promotion = Promotion { bootstrap, cache, into, verity, shared };
+            let serving = &work.serving;
+            let shared = work.shared_blobs()?;
             let mut before = 0;
-            let outcome = promotion.run(&mut |step| {
+            Ok(serving.kernel.promote(id, &shared, &mut |step| {
                 let bytes = step.done.saturating_sub(before);
                 before = step.done;
                 let stage = match step.phase {
@@ -247,27 +238,22 @@ impl Work {
                     Phase::Verifying => Stage::Verifying(step.done, step.total),
                 };
                 work.tell(Some(stage));
-                work.reins.worked(bytes, natives.pace.as_ref())
-            });
-            if let Err(Erofs::Damaged { blob, .. }) = &outcome
-                && let Err(error) = Cache::new(cache).discard(blob)
-            {
-                return Ok(Err(error));
-            }
-            Ok(outcome.map(drop))
+                work.control.worked(bytes, serving.rate.as_ref())
+            }))
         };
-        Ok(blocking(&shown, verified).await??)
+        let failed = |error| kernel::Error::File(self.serving.kernel.files(id), error);
+        Ok(blocking(verified).await.map_err(failed)??)
     }
 
     /// Cached blobs of images that other daemons serve: each of them may have begun to fetch a chunk
     /// before it was there, and writes it once more.
     fn shared_blobs(&self) -> io::Result<Blobs> {
-        let cached = cache::blobs(&self.natives.settings.cache)?;
+        let kernel = &self.serving.kernel;
+        let cached = cache::blobs(kernel.cache())?;
         let mut shared = Blobs::new();
-        for served in self.images.served() {
+        for served in self.serving.served() {
             if served.image.id != self.image.id && !served.live.shared {
-                let bootstrap = self.natives.layout.bootstrap(served.image.id);
-                cache::add(&mut shared, &cached, &bootstrap)?;
+                cache::add(&mut shared, &cached, &kernel.bootstrap(served.image.id))?;
             }
         }
         Ok(shared)

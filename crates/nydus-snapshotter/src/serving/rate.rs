@@ -11,16 +11,16 @@ const NAP: Duration = Duration::from_millis(100);
 
 /// A rate that several jobs share.
 #[derive(Debug)]
-pub struct Pace {
+pub(super) struct RateLimit {
     /// Bytes a second.
     rate: u64,
     /// When the next byte may be read.
     next: Mutex<Instant>,
 }
 
-impl Pace {
+impl RateLimit {
     /// At most so many bytes a second.
-    pub fn new(rate: u64) -> Self {
+    pub(super) fn new(rate: u64) -> Self {
         Self { rate: rate.max(1), next: Mutex::new(Instant::now()) }
     }
 
@@ -36,33 +36,33 @@ impl Pace {
 
 /// What a job asks after each piece of work.
 #[derive(Debug, Default)]
-pub struct Reins {
+pub(super) struct JobControl {
     /// It is to end.
     stop: AtomicBool,
     /// Somebody waits for it: no rate counts.
     hurry: AtomicBool,
 }
 
-impl Reins {
+impl JobControl {
     /// Ends the job.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }
 
     /// Whether it is to end.
-    pub fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
     /// Lets it work as fast as it can.
-    pub fn hurry(&self) {
+    pub(super) fn hurry(&self) {
         self.hurry.store(true, Ordering::Release);
     }
 
     /// Waits as long as the rate wants it, unless in a hurry; `Break` to end.
-    pub fn worked(&self, bytes: u64, pace: Option<&Pace>) -> ControlFlow<()> {
+    pub(super) fn worked(&self, bytes: u64, limit: Option<&RateLimit>) -> ControlFlow<()> {
         let hurries = || self.hurry.load(Ordering::Acquire);
-        let until = pace.filter(|_| !hurries()).map(|pace| pace.spend(bytes, Instant::now()));
+        let until = limit.filter(|_| !hurries()).map(|limit| limit.spend(bytes, Instant::now()));
         loop {
             if self.is_stopped() {
                 return ControlFlow::Break(());
@@ -82,22 +82,22 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept_and_not_saved_up() {
-        let (pace, start) = (Pace::new(1000), Instant::now());
+        let (limit, start) = (RateLimit::new(1000), Instant::now());
         let after = |seconds: u64| start + Duration::from_secs(seconds);
         // When; bytes that are read; when that is paid for, in seconds.
         for (now, bytes, paid) in [(1, 2000, 3), (1, 1000, 4), (10, 0, 10), (20, 500_000, 520)] {
-            assert_eq!(pace.spend(bytes, after(now)), after(paid), "{now} {bytes}");
+            assert_eq!(limit.spend(bytes, after(now)), after(paid), "{now} {bytes}");
         }
     }
 
     #[test]
-    fn reins() {
-        let slow = Pace::new(1);
-        let reins = Reins::default();
-        reins.hurry();
-        assert!(reins.worked(1 << 40, Some(&slow)).is_continue());
-        assert!(reins.worked(1 << 40, None).is_continue());
-        reins.stop();
-        assert!(reins.worked(0, None).is_break());
+    fn control() {
+        let slow = RateLimit::new(1);
+        let control = JobControl::default();
+        control.hurry();
+        assert!(control.worked(1 << 40, Some(&slow)).is_continue());
+        assert!(control.worked(1 << 40, None).is_continue());
+        control.stop();
+        assert!(control.worked(0, None).is_break());
     }
 }
