@@ -1,5 +1,6 @@
 //! The cache of blobs: what a blob takes there, and which may go.
 
+use crate::disk;
 use crate::labels::{LAYER_DIGEST, NYDUS_BLOB, NYDUS_BOOTSTRAP};
 use crate::store::Record;
 use crate::usage::Usage;
@@ -8,11 +9,8 @@ use rafs_erofs::SUFFIXES;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes in a block of `stat(2)`.
-const BLOCK: u64 = 512;
 /// Digits of a blob's name.
 const DIGITS: usize = 64;
 
@@ -23,7 +21,7 @@ pub type Blobs = BTreeSet<String>;
 pub fn usage(cache: &Path, digest: &str) -> Usage {
     let name = digest.rsplit(':').next().unwrap_or_default();
     let files = SUFFIXES.iter().filter_map(|suffix| fs::metadata(file(cache, name, suffix)).ok());
-    files.fold(Usage::default(), |sum, meta| sum + Usage { inodes: 1, size: meta.blocks() * BLOCK })
+    files.fold(Usage::default(), |sum, meta| sum + Usage::of(&meta))
 }
 
 /// The blob that a snapshot is, and whether its bootstrap names others.
@@ -78,12 +76,8 @@ fn is_digit(byte: u8) -> bool {
 /// # Errors
 /// The cache cannot be read.
 pub fn blobs(cache: &Path) -> io::Result<Blobs> {
-    let entries = match fs::read_dir(cache) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Blobs::new()),
-        entries => entries?,
-    };
     let mut blobs = Blobs::new();
-    for entry in entries {
+    for entry in disk::entries(cache)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         blobs.extend(blob_of(&name).map(str::to_owned));
     }
@@ -97,10 +91,7 @@ pub fn blobs(cache: &Path) -> io::Result<Blobs> {
 pub fn remove(cache: &Path, blobs: &Blobs) -> io::Result<()> {
     for blob in blobs {
         for suffix in SUFFIXES {
-            match fs::remove_file(file(cache, blob, suffix)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            disk::gone(fs::remove_file(file(cache, blob, suffix)))?;
         }
         tracing::info!(blob, "freed from the cache");
     }

@@ -1,11 +1,11 @@
 //! The snapshotter, as a library.
 
 pub mod background;
-pub mod blocking;
 pub mod cache;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod grpc;
 pub mod idmap;
 pub mod import;

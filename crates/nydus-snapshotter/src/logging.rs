@@ -1,12 +1,11 @@
 //! Logs: to standard output, or to a file that is rotated.
 
 use crate::config::Config;
+use crate::disk::make_directory;
 use anyhow::{Context, Result};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -24,10 +23,7 @@ pub fn start(config: &Config) -> Result<()> {
         BoxMakeWriter::new(std::io::stdout)
     } else {
         // It may be the first directory below the root, which nobody else shall look into.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&log.dir)
+        make_directory(&log.dir, 0o700)
             .with_context(|| format!("log directory {}", log.dir.display()))?;
         let compression =
             if log.log_rotation_compress { Compression::OnRotate(0) } else { Compression::None };

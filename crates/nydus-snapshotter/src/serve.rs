@@ -3,22 +3,21 @@
 use crate::background::Background;
 use crate::config::file::File;
 use crate::config::{Config, DaemonMode, KernelNative, MAX_ROOT};
+use crate::disk::make_directory;
 use crate::grpc::Service;
 use crate::layout::Layout;
 use crate::mounts::Host;
 use crate::operator::metrics::{self, Metrics};
 use crate::operator::status::Status;
-use crate::serving::fuse::Settings;
-use crate::serving::kernel;
 use crate::serving::{ServedImage, Serving};
-use crate::snapshots::{Options, Snapshots, directories};
+use crate::snapshots::{Snapshots, directories};
 use crate::{cgroup, import};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_proto::nydus::status_server::StatusServer;
 use containerd_proto::snapshots::snapshots_server::SnapshotsServer;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
+use std::os::unix::fs::{FileTypeExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +41,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub async fn run(mut config: Config) -> Result<()> {
     directories::set_umask();
     config.root = root(&config.root)?;
+    let config = Arc::new(config);
     // Before anybody can know that we are here.
     let told = signals()?;
     let listener = listen(&config.address, config.file.uid, config.file.gid)?;
@@ -52,7 +52,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     let image = |id| snapshots.image(id).unwrap_or_else(|_| unknown(id));
     let recovering = tokio::spawn(serving.adopt(image)?);
     if config.kernel_native == KernelNative::Required {
-        serving.support().await.context("kernel_native = \"required\"")?;
+        serving.kernel.support().await.context("kernel_native = \"required\"")?;
     }
     let background = background(&config, &snapshots);
     if let Some(address) = &config.metrics {
@@ -62,7 +62,7 @@ pub async fn run(mut config: Config) -> Result<()> {
             .with_context(|| format!("metrics address {address}"))?;
     }
     let service = Service { snapshots: Arc::clone(&snapshots), metrics };
-    let status = Status::new(&config, snapshots);
+    let status = Status { snapshots };
     let (end, ended) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .add_service(SnapshotsServer::new(service))
@@ -88,21 +88,20 @@ pub async fn run(mut config: Config) -> Result<()> {
 
 /// What is done in the background.
 fn background(config: &Config, snapshots: &Arc<Snapshots>) -> Background {
-    let (warm, interval) = (config.warm, config.collect_interval);
     let mut tasks = Background::default();
     let serving = Arc::clone(&snapshots.serving);
-    tasks.every(interval, move || Arc::clone(&serving).look_at_health());
+    tasks.every(config.collect_interval, move || Arc::clone(&serving).look_at_health());
     if config.kernel_native != KernelNative::Off {
         let serving = Arc::clone(&snapshots.serving);
-        tasks.every(TICK, move || Arc::clone(&serving).promote_next(warm, interval));
+        tasks.every(TICK, move || Arc::clone(&serving).promote_next());
         let snapshots = Arc::clone(snapshots);
         tasks.every(TICK, move || Arc::clone(&snapshots).release_promoted());
     }
     tasks
 }
 
-/// The store, the images and the options of a configuration.
-fn open(config: &Config) -> Result<Snapshots> {
+/// The store and the images of a configuration.
+fn open(config: &Arc<Config>) -> Result<Snapshots> {
     let layout = Layout::new(&config.root);
     private_directory(&layout.snapshots())?;
     ensure!(
@@ -112,38 +111,13 @@ fn open(config: &Config) -> Result<Snapshots> {
     );
     let usual = config.root == File::default().root;
     let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
-    let kernel = kernel::Settings { policy: config.kernel_native, cache: config.cache.clone() };
-    let serving =
-        Serving::new(settings(config)?, kernel, config.warm_rate, &layout, store.clone())?;
-    let options = Options {
-        driver: config.driver,
-        nydus_overlayfs: config.file.snapshot.enable_nydus_overlayfs,
-        kata_volume: config.file.snapshot.enable_kata_volume,
-        volatile: config.file.snapshot.enable_overlayfs_volatile,
-        sync_remove: config.file.snapshot.sync_remove,
-        cache: config.cache.clone(),
-    };
+    let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
+    let cgroup = cgroup.map(cgroup::make).transpose()?;
+    let serving = Serving::new(config, cgroup, &layout, store.clone())?;
     let host = Host { options: overlay_options(), slice_type: config.slice_type.clone() };
     let cleaning = tokio::sync::Mutex::new(());
-    Ok(Snapshots { store, layout, host, options, serving, cleaning })
-}
-
-fn settings(config: &Config) -> Result<Settings> {
-    let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
-    Ok(Settings {
-        mode: config.mode,
-        program: config.file.daemon.nydusd_path.clone(),
-        template: config.file.daemon.nydusd_config.clone(),
-        cache: config.cache.clone(),
-        logs: config.logs.clone(),
-        log_level: config.file.log.level.clone(),
-        log_rotation: config.file.daemon.log_rotation_size,
-        threads: config.file.daemon.threads_number,
-        recover: config.recover,
-        skip_verify: config.file.remote.skip_ssl_verify,
-        failover_policy: config.file.daemon.failover_policy.clone(),
-        cgroup: cgroup.map(cgroup::make).transpose()?,
-    })
+    let config = Arc::clone(config);
+    Ok(Snapshots { store, layout, host, config, serving, cleaning })
 }
 
 /// What plain overlays need on this host, as containerd's own snapshotter decides it.
@@ -169,9 +143,7 @@ fn root(path: &Path) -> Result<PathBuf> {
 }
 
 fn private_directory(path: &Path) -> Result<()> {
-    let mut builder = DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot make directory {}", path.display()))
+    make_directory(path, 0o700).with_context(|| format!("cannot make directory {}", path.display()))
 }
 
 /// Listens on a unix socket, in place of one that nobody listens on any more.

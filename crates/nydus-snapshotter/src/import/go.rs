@@ -2,10 +2,9 @@
 
 use super::bbolt::File;
 use super::{Error, Imported, MOST, daemons, snapshots};
+use crate::disk;
 use crate::layout::Layout;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The last transaction in each file. The Go program makes one in `nydus.db` whenever it starts.
@@ -95,12 +94,8 @@ pub(super) fn metadata(root: &Path) -> PathBuf {
 pub(super) fn directories(layout: &Layout) -> Result<Vec<u64>, Error> {
     let path = layout.snapshots();
     let failed = |error| Error::File(path.clone(), error);
-    let entries = match fs::read_dir(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-        entries => entries.map_err(failed)?,
-    };
     let mut numbers = Vec::new();
-    for entry in entries {
+    for entry in disk::entries(&path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
         numbers.extend(number.filter(|number| *number <= MOST));

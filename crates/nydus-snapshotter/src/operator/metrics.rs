@@ -12,7 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::Code;
@@ -38,65 +40,21 @@ struct Instance {
     image: String,
 }
 
-/// What is counted. Shared by all that count.
-pub struct Metrics {
-    registry: Mutex<Registry>,
-    calls: Family<Call, Counter>,
-    durations: Family<Method, Histogram>,
-    readable: Family<Instance, Gauge>,
-    read_errors: Family<Instance, Gauge>,
-    bytes_read: Family<Instance, Gauge>,
-    daemons: Gauge,
-    instances: Gauge,
-    promoted: Gauge,
-    complete: Family<Snapshot, Gauge>,
-    cached: Family<Snapshot, Gauge>,
-    bytes: Family<Snapshot, Gauge>,
-}
-
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Snapshot {
     snapshot: u64,
 }
 
+/// What is counted of calls; the rest is asked when it is wanted.
+pub struct Metrics {
+    calls: Family<Call, Counter>,
+    durations: Family<Method, Histogram>,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("nydus_snapshotter");
         let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0001, 4.0, 10));
-        let new = Self {
-            registry: Mutex::default(),
-            calls: Family::default(),
-            durations: Family::new_with_constructor(histogram),
-            readable: Family::default(),
-            read_errors: Family::default(),
-            bytes_read: Family::default(),
-            daemons: Gauge::default(),
-            instances: Gauge::default(),
-            promoted: Gauge::default(),
-            complete: Family::default(),
-            cached: Family::default(),
-            bytes: Family::default(),
-        };
-        registry.register("calls", "Calls by method and gRPC code", new.calls.clone());
-        let help = "Time of a call in seconds, the client's own not included";
-        registry.register("call_seconds", help, new.durations.clone());
-        let help = "1 if the image's registry has its blobs for us, 0 if not: see status for why";
-        registry.register("image_readable", help, new.readable.clone());
-        let help = "File operations that nydusd failed, since it mounted the image";
-        registry.register("image_failed_operations", help, new.read_errors.clone());
-        let help = "Bytes read from the image, since nydusd mounted it";
-        registry.register("image_read_bytes", help, new.bytes_read.clone());
-        registry.register("daemons", "nydusd processes that run", new.daemons.clone());
-        registry.register("instances", "Images that nydusd serves", new.instances.clone());
-        let help = "Images that the kernel serves to new containers";
-        registry.register("kernel_images", help, new.promoted.clone());
-        let help = "1 if the kernel serves the image to new containers, 0 if nydusd does";
-        registry.register("image_kernel", help, new.complete.clone());
-        let help = "Bytes of the image that are cached, unpacked";
-        registry.register("image_cached_bytes", help, new.cached.clone());
-        let help = "Bytes that the image has, unpacked";
-        registry.register("image_bytes", help, new.bytes.clone());
-        Self { registry: Mutex::new(registry), ..new }
+        Self { calls: Family::default(), durations: Family::new_with_constructor(histogram) }
     }
 }
 
@@ -109,31 +67,24 @@ impl Metrics {
 
     /// All of it, in Prometheus' text format.
     pub fn text(&self, serving: &Serving) -> String {
-        // Locked for the whole time: another one must not find half of it.
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, daemons) = (serving.all(), serving.daemons());
-        self.daemons.set(count(daemons.iter().filter(|live| !live.is_gone()).count()));
-        self.instances.set(count(all.values().filter(|entry| entry.fuse.is_some()).count()));
-        self.promoted.set(count(all.values().filter(|entry| entry.known.promoted).count()));
-        for family in [&self.readable, &self.read_errors, &self.bytes_read] {
-            family.clear();
-        }
-        for family in [&self.complete, &self.cached, &self.bytes] {
-            family.clear();
-        }
-        for (snapshot, Entry { fuse, known, seen, .. }) in all {
-            if let Some(served) = fuse.filter(|_| seen.is_there()) {
-                let of = Instance { snapshot, image: served.image.reference().to_owned() };
-                self.readable.get_or_create(&of).set(seen.trouble.is_none().into());
-                self.read_errors.get_or_create(&of).set(clamp(seen.failed_operations));
-                self.bytes_read.get_or_create(&of).set(clamp(seen.bytes_read));
-            }
-            if known.is_told() {
-                let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
-                self.complete.get_or_create(&of).set(known.promoted.into());
-                self.cached.get_or_create(&of).set(clamp(progress.ready_bytes));
-                self.bytes.get_or_create(&of).set(clamp(progress.bytes));
-            }
+        let mut registry = Registry::with_prefix("nydus_snapshotter");
+        registry.register("calls", "Calls by method and gRPC code", self.calls.clone());
+        let help = "Time of a call in seconds, the client's own not included";
+        registry.register("call_seconds", help, self.durations.clone());
+        of_images(&mut registry, serving);
+        let daemons = serving.daemons();
+        let all = serving.all();
+        let running = daemons.iter().filter(|live| !live.is_gone()).count();
+        let served = all.values().filter(|entry| entry.fuse.is_some()).count();
+        let promoted = all.values().filter(|entry| entry.known.promoted).count();
+        for (name, help, number) in [
+            ("daemons", "nydusd processes that run", running),
+            ("instances", "Images that nydusd serves", served),
+            ("kernel_images", "Images that the kernel serves to new containers", promoted),
+        ] {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(number.try_into().unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
         }
         let mut text = String::new();
         // Writing into a string does not fail.
@@ -142,12 +93,42 @@ impl Metrics {
     }
 }
 
-fn count(length: usize) -> i64 {
-    length.try_into().unwrap_or(i64::MAX)
+fn of_images(registry: &mut Registry, serving: &Serving) {
+    let help = "1 if the image's registry has its blobs for us, 0 if not: see status for why";
+    let readable = family(registry, "image_readable", help);
+    let help = "File operations that nydusd failed, since it mounted the image";
+    let failed = family(registry, "image_failed_operations", help);
+    let help = "Bytes read from the image, since nydusd mounted it";
+    let read = family(registry, "image_read_bytes", help);
+    let help = "1 if the kernel serves the image to new containers, 0 if nydusd does";
+    let kernel = family(registry, "image_kernel", help);
+    let cached =
+        family(registry, "image_cached_bytes", "Bytes of the image that are cached, unpacked");
+    let bytes = family(registry, "image_bytes", "Bytes that the image has, unpacked");
+    let clamp = |value: u64| value.try_into().unwrap_or(i64::MAX);
+    for (snapshot, Entry { fuse, known, seen, .. }) in serving.all() {
+        if let Some(served) = fuse.filter(|_| seen.is_there()) {
+            let of = Instance { snapshot, image: served.image.reference().to_owned() };
+            readable.get_or_create(&of).set(seen.trouble.is_none().into());
+            failed.get_or_create(&of).set(clamp(seen.failed_operations));
+            read.get_or_create(&of).set(clamp(seen.bytes_read));
+        }
+        if known.is_told() {
+            let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
+            kernel.get_or_create(&of).set(known.promoted.into());
+            cached.get_or_create(&of).set(clamp(progress.ready_bytes));
+            bytes.get_or_create(&of).set(clamp(progress.bytes));
+        }
+    }
 }
 
-fn clamp(value: u64) -> i64 {
-    value.try_into().unwrap_or(i64::MAX)
+fn family<L>(registry: &mut Registry, name: &str, help: &str) -> Family<L, Gauge>
+where
+    L: Clone + Debug + Eq + Hash + Send + Sync + EncodeLabelSet + 'static,
+{
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
 }
 
 /// Serves `text` to whoever asks, whatever the path.

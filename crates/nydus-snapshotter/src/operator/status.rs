@@ -2,13 +2,11 @@
 
 use super::images::ImageRow;
 use super::report::{Daemon, Instance, Report, Snapshot, State};
-use crate::config::Config;
 use crate::serving::{Job, Serving, Stage};
 use crate::snapshots::{self, Snapshots};
 use crate::store::Record;
 use containerd_proto::nydus::status_server::Status as Calls;
 use containerd_proto::nydus::{GetRequest, GetResponse, WarmProgress, WarmRequest};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +21,13 @@ type Result<T, E = snapshots::Error> = std::result::Result<T, E>;
 
 /// The service that answers.
 pub struct Status {
-    root: PathBuf,
-    mode: String,
-    snapshots: Arc<Snapshots>,
+    /// What it tells of.
+    pub snapshots: Arc<Snapshots>,
 }
 
 impl Status {
-    /// Tells of this snapshotter.
-    pub fn new(config: &Config, snapshots: Arc<Snapshots>) -> Self {
-        let mode = format!("{:?}", config.mode).to_lowercase();
-        Self { root: config.root.clone(), mode, snapshots }
-    }
-
     fn report(&self) -> Result<Report> {
-        let serving = &self.snapshots.serving;
+        let Snapshots { serving, config, .. } = &*self.snapshots;
         let entries = serving.all();
         let instances = entries.values().filter_map(|entry| {
             let (served, seen) = (entry.fuse.as_ref()?, &entry.seen);
@@ -51,12 +42,12 @@ impl Status {
             })
         });
         let images = self.snapshots.images()?.into_iter().map(|(id, reference)| {
-            ImageRow::new(id, reference, entries.get(&id), serving.obstacle())
+            ImageRow::new(id, reference, entries.get(&id), serving.kernel.obstacle())
         });
         Ok(Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            root: self.root.clone(),
-            daemon_mode: self.mode.clone(),
+            root: config.root.clone(),
+            daemon_mode: format!("{:?}", config.mode).to_lowercase(),
             daemons: daemons(serving),
             images: images.collect(),
             instances: instances.collect(),

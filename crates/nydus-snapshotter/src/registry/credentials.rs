@@ -75,7 +75,8 @@ async fn from_docker(host: &str) -> Result<Option<Credential>, Late> {
 
 /// Looks in the text of a `config.json`.
 async fn in_docker(text: &str, host: &str) -> Result<Option<Credential>, Late> {
-    let (config, key) = (serde_json::from_str(text).unwrap_or_default(), key(text, host));
+    let config = serde_json::from_str(text).unwrap_or_default();
+    let key = key(&config, host);
     if let Some(name) = text_at(&config, &["credHelpers", &key]) {
         return from_helper(name, &key).await;
     }
@@ -172,14 +173,13 @@ fn without_store(mut config: Value) -> Vec<u8> {
 const HUB: &str = "https://index.docker.io/v1/";
 
 /// The name under which the configuration has this host: with or without scheme and path.
-fn key(text: &str, host: &str) -> String {
+fn key(config: &Value, host: &str) -> String {
     let is_hub =
         |host: &str| ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&host);
     let host_of = |key: &str| {
         let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
         bare.unwrap_or(key).split('/').next().unwrap_or_default().to_owned()
     };
-    let config: Value = serde_json::from_str(text).unwrap_or_default();
     let keys =
         ["credHelpers", "auths"].into_iter().filter_map(|section| config[section].as_object());
     let mut keys = keys.flat_map(|section| section.keys());

@@ -71,7 +71,7 @@ impl Serving {
 
     /// Serves its images again.
     async fn revive(self: &Arc<Self>, dead: &Arc<Live>) {
-        if self.fuse.settings.recover == Recover::None || dead.since.elapsed() < LIVED {
+        if self.config.recover == Recover::None || dead.since.elapsed() < LIVED {
             return;
         }
         for Served { image, .. } in self.images_on(dead).iter().map(AsRef::as_ref) {

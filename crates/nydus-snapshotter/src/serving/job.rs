@@ -2,7 +2,6 @@
 
 use super::rate::JobControl;
 use super::{Error, Known, ServedImage, Serving, kernel, read};
-use crate::blocking::blocking;
 use crate::cache::{self, Blobs};
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress};
 use std::io;
@@ -11,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 /// How often it is tried: `nydusd` may be writing.
 const ATTEMPTS: u32 = 3;
@@ -196,7 +196,7 @@ impl Work {
             let kernel = &work.serving.kernel;
             let image = match rafs_erofs::Image::open(&kernel.bootstrap(work.image.id)) {
                 Ok(image) => image,
-                Err(error) => return Ok(Err(error.into())),
+                Err(error) => return Err(error.into()),
             };
             let cache = Cache::new(kernel.cache());
             let last = Mutex::new(Instant::now());
@@ -212,14 +212,13 @@ impl Work {
                 tell();
                 work.control.worked(bytes, work.serving.rate.as_ref())
             };
-            Ok(match read::all(&lower, &step) {
+            match read::all(&lower, &step) {
                 Err((path, error)) => Err(Error::Read(path, error)),
                 Ok(ControlFlow::Break(())) => Err(Erofs::Stopped.into()),
                 Ok(ControlFlow::Continue(())) => Ok(()),
-            })
+            }
         };
-        let failed = |error| Error::Read(served.lower.clone(), error);
-        blocking(read).await.map_err(failed)??;
+        spawn_blocking(read).await.map_err(kernel::Error::from)??;
         self.serving.count_cached(self.image.id).await.map(drop)
     }
 
@@ -228,9 +227,10 @@ impl Work {
         let (work, id) = (self.clone(), self.image.id);
         let verified = move || {
             let serving = &work.serving;
-            let shared = work.shared_blobs()?;
+            let files = serving.kernel.files(id);
+            let shared = work.shared_blobs().map_err(|error| kernel::Error::File(files, error))?;
             let mut before = 0;
-            Ok(serving.kernel.promote(id, &shared, &mut |step| {
+            serving.kernel.promote(id, &shared, &mut |step| {
                 let bytes = step.done.saturating_sub(before);
                 before = step.done;
                 let stage = match step.phase {
@@ -239,10 +239,9 @@ impl Work {
                 };
                 work.tell(Some(stage));
                 work.control.worked(bytes, serving.rate.as_ref())
-            }))
+            })
         };
-        let failed = |error| kernel::Error::File(self.serving.kernel.files(id), error);
-        Ok(blocking(verified).await.map_err(failed)??)
+        Ok(spawn_blocking(verified).await.map_err(kernel::Error::from)??)
     }
 
     /// Cached blobs of images that other daemons serve: each of them may have begun to fetch a chunk

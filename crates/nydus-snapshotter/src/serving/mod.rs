@@ -13,6 +13,7 @@ mod health;
 mod image;
 mod job;
 pub mod kernel;
+mod lower;
 mod promotion;
 mod rate;
 mod read;
@@ -20,14 +21,13 @@ mod read;
 pub use entry::{Entry, Known, Seen};
 pub use image::ServedImage;
 pub use job::{Job, Stage};
+pub use lower::Need;
 
-use crate::blocking::blocking;
-use crate::config::{DaemonMode, Recover};
+use crate::config::{Config, Recover};
 use crate::layout::Layout;
 use crate::store::Store;
 use fuse::{Fuse, Live, Served};
 use kernel::Kernel;
-use nydus_mount_slice::Secret;
 use rafs_erofs::Error as Erofs;
 use rate::RateLimit;
 use std::collections::BTreeMap;
@@ -67,19 +67,11 @@ impl Error {
     }
 }
 
-/// What a snapshot needs of its image.
-#[derive(Clone, Copy, Debug)]
-pub struct Need {
-    /// Only the kernel may serve it.
-    pub only_kernel: bool,
-    /// It was made for the kernel's mount.
-    pub kernel: bool,
-}
-
 /// Serves images.
 pub struct Serving {
-    fuse: Fuse,
-    kernel: Kernel,
+    config: Arc<Config>,
+    pub(crate) fuse: Fuse,
+    pub(crate) kernel: Kernel,
     rate: Option<RateLimit>,
     entries: Mutex<BTreeMap<u64, Entry>>,
     /// Daemons of an earlier run that live and do not answer: whether shared, sockets.
@@ -93,28 +85,28 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Finds what earlier runs promoted. Of daemons none is known at first: see
-    /// [`Serving::adopt`]. Background jobs read at most `rate` bytes a second.
+    /// Finds what earlier runs promoted. Of daemons, which get the control group `cgroup`, none is
+    /// known at first: see [`Serving::adopt`].
     ///
     /// # Errors
     /// The directory of promoted images cannot be read.
     pub fn new(
-        fuse: fuse::Settings,
-        kernel: kernel::Settings,
-        rate: Option<u64>,
+        config: &Arc<Config>,
+        cgroup: Option<PathBuf>,
         layout: &Layout,
         store: Store,
     ) -> io::Result<Arc<Self>> {
         let (died, deaths) = tokio::sync::mpsc::unbounded_channel();
-        let (kernel, found) = Kernel::open(kernel, layout.clone())?;
+        let (kernel, found) = Kernel::open(Arc::clone(config), layout.clone())?;
         let entry = |(id, progress)| {
             let known = Known { promoted: true, progress, ..Known::default() };
             (id, Entry { known, ..Entry::default() })
         };
         let serving = Arc::new(Self {
-            fuse: Fuse::new(fuse, layout.clone(), store, died),
+            config: Arc::clone(config),
+            fuse: Fuse::new(Arc::clone(config), cgroup, layout.clone(), store, died),
             kernel,
-            rate: rate.map(RateLimit::new),
+            rate: config.warm_rate.map(RateLimit::new),
             entries: Mutex::new(found.into_iter().map(entry).collect()),
             unanswering: Mutex::default(),
             changed: AtomicBool::new(false),
@@ -123,50 +115,6 @@ impl Serving {
         });
         tokio::spawn(Arc::clone(&serving).replace(deaths));
         Ok(serving)
-    }
-
-    /// One daemon for each image, one for all, or none.
-    pub fn mode(&self) -> DaemonMode {
-        self.fuse.settings.mode
-    }
-
-    /// Where the kernel serves an image for a snapshot; `None` if `nydusd` shall.
-    ///
-    /// # Errors
-    /// Only the kernel may, and cannot.
-    pub async fn lower(
-        self: &Arc<Self>,
-        image: &ServedImage,
-        need: Need,
-    ) -> Result<Option<PathBuf>, Arc<Error>> {
-        if need.only_kernel {
-            return self.completed(image).await.map(Some);
-        }
-        // A snapshot that got a daemon's mount keeps it as long as that daemon serves the image.
-        if !need.kernel && self.is_served(image.id).await {
-            return Ok(None);
-        }
-        Ok(self.by_kernel(image.id).await.unwrap_or_else(|error| {
-            tracing::warn!(image = image.id, %error, "the image goes back to nydusd");
-            None
-        }))
-    }
-
-    /// The image by the kernel, however long it takes to complete it.
-    async fn completed(self: &Arc<Self>, image: &ServedImage) -> Result<PathBuf, Arc<Error>> {
-        let kernel = |error: kernel::Error| Arc::new(Error::from(error));
-        // Again where its files have changed meanwhile.
-        for _ in 0..2 {
-            match self.by_kernel(image.id).await {
-                Ok(Some(lower)) => return Ok(lower),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(image = image.id, %error, "it is promoted again"),
-            }
-            tracing::info!(image = image.id, "a container waits until the image is complete");
-            self.promote(image, true).ended().await?;
-        }
-        let mounted = self.by_kernel(image.id).await.map_err(kernel)?;
-        mounted.ok_or_else(|| kernel(Erofs::Stopped.into()))
     }
 
     /// Lets `nydusd` serve an image, unless it does already.
@@ -180,7 +128,7 @@ impl Serving {
         let turn = self.turn(image.id).await;
         match self.entry(image.id, |entry| entry.fuse.clone()) {
             Some(served) if !served.live.is_gone() => Ok(served),
-            Some(served) if self.fuse.settings.recover == Recover::None => {
+            Some(served) if self.config.recover == Recover::None => {
                 Err(fuse::Error::Died(served.live.id.clone()))
             }
             _ => self.launch(turn, image.clone()).await,
@@ -193,7 +141,7 @@ impl Serving {
         image: ServedImage,
     ) -> Result<Arc<Served>, fuse::Error> {
         let serving = Arc::clone(self);
-        detached(async move {
+        tokio::spawn(async move {
             let (_turn, id) = (turn, image.id);
             serving.entry(id, |entry| entry.starting = true);
             let served = serving.fuse.launch(image).await.map(Arc::new);
@@ -205,37 +153,21 @@ impl Serving {
             });
             served
         })
-        .await
+        .await?
     }
 
-    /// Whether `nydusd` serves an image. Waits for who is at it.
-    async fn is_served(&self, id: u64) -> bool {
-        let _turn = self.turn(id).await;
-        self.entry(id, |entry| entry.fuse.as_ref().is_some_and(|served| !served.live.is_gone()))
-    }
-
-    /// Mounts an image, unless that is done already, and says where; `None` if it is not promoted.
-    /// Every file is looked at each time: one that is not what was verified ends that.
-    async fn by_kernel(self: &Arc<Self>, id: u64) -> Result<Option<PathBuf>, kernel::Error> {
-        if !self.is_promoted(id) {
-            return Ok(None);
-        }
-        let way = self.kernel.support().await?;
-        let turn = self.turn(id).await;
-        if !self.is_promoted(id) {
-            return Ok(None);
-        }
+    /// Lets the kernel's half do something that waits for the disk, to the end.
+    async fn kernel_in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: Turn,
+        work: impl FnOnce(&Self) -> Result<T, kernel::Error> + Send + 'static,
+    ) -> Result<T, kernel::Error> {
         let serving = Arc::clone(self);
-        let mount = move || {
+        let work = move || {
             let _turn = turn;
-            let mounted = serving.kernel.mount(id, way);
-            if let Err(kernel::Error::Demoted(error)) = &mounted {
-                serving.entry(id, |entry| entry.known.demoted(error.to_string()));
-            }
-            Ok(mounted)
+            work(&serving)
         };
-        let failed = |error| kernel::Error::File(self.kernel.files(id), error);
-        blocking(mount).await.map_err(failed)?.map(Some)
+        tokio::task::spawn_blocking(work).await?
     }
 
     /// Ends the daemon of an image, or takes the image from the daemon of all, if `unused` still
@@ -255,13 +187,13 @@ impl Serving {
         let served = self.entry(id, |entry| entry.fuse.clone());
         let Some(served) = served.filter(|served| unused(&served.image)) else { return Ok(()) };
         let serving = Arc::clone(self);
-        detached(async move {
+        tokio::spawn(async move {
             let _turn = turn;
             serving.fuse.stop(&served).await?;
             serving.entry(id, |entry| (entry.fuse, entry.seen) = Default::default());
             Ok(())
         })
-        .await
+        .await?
     }
 
     /// Ends the daemon of all images if it serves none.
@@ -276,14 +208,14 @@ impl Serving {
             return Ok(());
         }
         let serving = Arc::clone(self);
-        detached(async move {
+        tokio::spawn(async move {
             if let Some(live) = shared.as_ref() {
                 serving.fuse.stop_daemon(live).await?;
             }
             *shared = None;
             Ok(())
         })
-        .await
+        .await?
     }
 
     /// Unmounts an image that the kernel serves, if `unused` still says so once nobody else is at
@@ -300,13 +232,7 @@ impl Serving {
         if !unused() {
             return Ok(());
         }
-        let serving = Arc::clone(self);
-        let unmount = move || {
-            let _turn = turn;
-            Ok(serving.kernel.unmount(id))
-        };
-        let failed = |error| kernel::Error::File(self.kernel.files(id), error);
-        Ok(blocking(unmount).await.map_err(failed)??)
+        self.kernel_in_turn(turn, move |serving| Ok(serving.kernel.unmount(id)?)).await
     }
 
     /// Ends all that serves an image, and removes what was promoted of it.
@@ -331,30 +257,13 @@ impl Serving {
             if self.entry(id, |entry| entry.known.job.is_some() || entry.fuse.is_some()) {
                 continue;
             }
-            let serving = Arc::clone(self);
-            let remove = move || {
-                let _turn = turn;
-                Ok(serving.kernel.remove(id).inspect(|()| drop(serving.entries().remove(&id))))
+            let remove = move |serving: &Self| {
+                serving.kernel.remove(id)?;
+                serving.entries().remove(&id);
+                Ok(())
             };
-            let failed = |error| kernel::Error::File(self.kernel.files(id), error);
-            return Ok(blocking(remove).await.map_err(failed)??);
+            return Ok(self.kernel_in_turn(turn, remove).await?);
         }
-    }
-
-    /// Removes the logs of an image's daemon, with the image's snapshot.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn discard_logs(&self, id: u64) -> io::Result<()> {
-        self.fuse.discard_logs(id)
-    }
-
-    /// `nydusd`'s configuration for an image, as it would be now.
-    ///
-    /// # Errors
-    /// A bad template, an image that does not fit it, a credential helper that hangs.
-    pub async fn config(&self, image: &ServedImage) -> Result<Secret, fuse::Error> {
-        self.fuse.config(image).await
     }
 
     /// What is known of all images.
@@ -441,11 +350,4 @@ impl Serving {
 
 fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Does this to the end, also when who waits for it is gone: half of it would be in no entry.
-async fn detached<T: Send + 'static>(
-    work: impl Future<Output = Result<T, fuse::Error>> + Send + 'static,
-) -> Result<T, fuse::Error> {
-    tokio::spawn(work).await?
 }

@@ -1,10 +1,8 @@
 //! Which images the kernel serves to new containers, and which should be next.
 
 use super::entry::Known;
-use super::{Error, Serving, locked};
-use crate::cache::Blobs;
-use crate::config::{KernelNative, Warm};
-use crate::usage::Usage;
+use super::{Serving, locked};
+use crate::config::Warm;
 use rafs_erofs::Progress;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,24 +12,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: u32 = 10;
 
 impl Serving {
-    /// Whether the kernel serves images, as configured.
-    pub fn policy(&self) -> KernelNative {
-        self.kernel.policy()
-    }
-
-    /// Whether this kernel can serve images; tried once.
-    ///
-    /// # Errors
-    /// It cannot, or shall not.
-    pub async fn support(&self) -> Result<(), Error> {
-        Ok(self.kernel.support().await.map(drop)?)
-    }
-
-    /// Why no image is promoted here.
-    pub fn obstacle(&self) -> Option<String> {
-        self.kernel.obstacle()
-    }
-
     /// Whether new containers of an image get the kernel's mount.
     pub fn is_promoted(&self, id: u64) -> bool {
         self.entries().get(&id).is_some_and(|entry| entry.known.promoted)
@@ -48,24 +28,14 @@ impl Serving {
         entries.iter().filter(|(_, entry)| entry.known.promoted).map(|(id, _)| *id).collect()
     }
 
-    /// Blobs of an image of which there are copies: while it is promoted it needs no cached ones.
-    pub fn copied(&self, id: u64) -> Blobs {
-        if self.is_promoted(id) { self.kernel.copied(id) } else { Blobs::new() }
-    }
-
-    /// What a promoted image takes on disk beside the cache.
-    pub fn usage(&self, id: u64) -> Usage {
-        self.kernel.usage(id)
-    }
-
     /// Whether an image was promoted, or could not be, since this was asked last.
     pub fn has_changed(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
     }
 
     /// Promotes the first image that is complete, or is to be completed, unless that goes on.
-    /// Images are looked at once in an `interval`.
-    pub async fn promote_next(self: Arc<Self>, warm: Warm, interval: Duration) {
+    /// Images are looked at once in a `collect_interval`.
+    pub async fn promote_next(self: Arc<Self>) {
         if let Err(error) = self.kernel.support().await {
             if !self.told.swap(true, Ordering::AcqRel) {
                 tracing::warn!(%error, "images stay with nydusd");
@@ -76,11 +46,11 @@ impl Serving {
             let id = served.image.id;
             let busy = locked(&self.background).as_ref().is_some_and(|job| !job.is_over());
             let known = self.entry(id, |entry| entry.known.clone());
-            if busy || !known.is_due(interval) {
+            if busy || !known.is_due(self.config.collect_interval) {
                 continue;
             }
             match self.count_cached(id).await {
-                Ok(now) if is_wanted(warm, known.progress, now) => {
+                Ok(now) if is_wanted(self.config.warm, known.progress, now) => {
                     *locked(&self.background) = Some(self.promote(&served.image, false));
                 }
                 Ok(_) => {}

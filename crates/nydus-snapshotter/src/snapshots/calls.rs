@@ -23,19 +23,19 @@ impl Snapshots {
     /// As said; the rules of snapshots; an image that cannot be served. Nothing stays then.
     pub async fn prepare(&self, new: New) -> Result<(Record, Mount)> {
         if new.kind == Kind::Active
-            && let Purpose::Skip(mark) = purpose(&new.labels, self.options.driver)?
+            && let Purpose::Skip(mark) = purpose(&new.labels, self.config.driver)?
         {
             return Err(self.skip(new, mark).await?);
         }
         let New { kind, key, parent, labels } = new;
         IdMap::of(&labels).map_err(|error| Error::IdMap(key.clone(), error))?;
-        let (serving, driver) = (Arc::clone(&self.serving), self.options.driver);
+        let (serving, config) = (Arc::clone(&self.serving), Arc::clone(&self.config));
         let create = move |draft: &mut Draft<'_>| {
             let mut record = draft.create(kind, &key, &parent, labels)?;
             let parents = draft.parents(&record)?;
             // Before anybody knows it: from here on it needs no daemon.
-            record.kernel = meta_of(&record, &parents, driver).is_some_and(|meta| {
-                serving.is_promoted(meta) || only_kernel(serving.policy(), &record)
+            record.kernel = meta_of(&record, &parents, config.driver).is_some_and(|meta| {
+                serving.is_promoted(meta) || only_kernel(config.kernel_native, &record)
             });
             if record.kernel {
                 draft.set_kernel(&record.key, record.id, true)?;
@@ -120,10 +120,11 @@ impl Snapshots {
             id: record.id,
             map,
             kind: if record.kind == Kind::View { mounts::Kind::View } else { mounts::Kind::Active },
-            volatile: self.options.volatile || record.labels.contains_key(VOLATILE),
+            volatile: self.config.file.snapshot.enable_overlayfs_volatile
+                || record.labels.contains_key(VOLATILE),
         };
         let (layout, host) = (&self.layout, &self.host);
-        match resolve::rootfs(&record.labels, &chain, self.options.driver)? {
+        match resolve::rootfs(&record.labels, &chain, self.config.driver)? {
             Rootfs::Plain(ids) => Ok(mounts::plain(layout, host, &snapshot, &ids)),
             Rootfs::Guest { marked, parents } => {
                 mounts::guest(layout, host, &snapshot, &parents, marked.as_ref()).map_err(slice)
@@ -186,7 +187,7 @@ impl Snapshots {
     pub async fn remove(&self, key: String) -> Result<()> {
         let record = self.store.write(move |draft| draft.remove(&key)).await?;
         record_id_in_span(&record);
-        if self.options.sync_remove {
+        if self.config.file.snapshot.sync_remove {
             self.discard(record.id).await?;
         }
         Ok(())
@@ -241,9 +242,9 @@ impl Snapshots {
             Kind::Committed => {
                 let blob = record.labels.get(LAYER_DIGEST);
                 let blob = blob.filter(|_| record.labels.contains_key(NYDUS_BLOB));
-                let cached = blob.map(|blob| cache::usage(&self.options.cache, blob));
+                let cached = blob.map(|blob| cache::usage(&self.config.cache, blob));
                 let native = record.labels.contains_key(NYDUS_BOOTSTRAP);
-                let native = native.then(|| self.serving.usage(record.id));
+                let native = native.then(|| self.serving.kernel.usage(record.id));
                 let more = [cached, native].into_iter().flatten();
                 Ok(more.fold(record.usage, |sum, more| sum + more))
             }

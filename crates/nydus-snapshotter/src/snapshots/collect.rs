@@ -54,7 +54,7 @@ impl Snapshots {
         let (directory, serving) = (self.layout.snapshot(id), Arc::clone(&self.serving));
         let shown = directory.clone();
         let remove =
-            move || directories::remove(&directory).and_then(|()| serving.discard_logs(id));
+            move || directories::remove(&directory).and_then(|()| serving.fuse.discard_logs(id));
         on_disk(&shown, remove).await?;
         let forget = move |draft: &mut Draft<'_>| {
             draft.forget([id]);
@@ -111,7 +111,7 @@ impl Snapshots {
     /// mount, or a job is at it; the one of all while an image's layers are there, because releases
     /// of `nydusd` crash when they lose an image early, or until the kernel serves that.
     fn needs_daemon(&self, image: &ServedImage) -> Result<bool> {
-        let shared = self.serving.mode() == DaemonMode::Shared;
+        let shared = self.config.mode == DaemonMode::Shared;
         let kept = shared && !self.serving.is_promoted(image.id);
         let on_daemon = |record: &Record| !record.kernel;
         let working = self.serving.is_working(image.id);
@@ -141,14 +141,14 @@ impl Snapshots {
     /// A blob has a record before it is cached: what is cached now and has none then is unused.
     /// Nothing is freed while any record or bootstrap cannot be read.
     async fn collect_cache(&self) -> Result<()> {
-        let cache = self.options.cache.clone();
+        let cache = self.config.cache.clone();
         let failed = |error| Error::Directory(cache.clone(), error);
         let mut unused = cache::blobs(&cache).map_err(failed)?;
         if unused.is_empty() {
             return Ok(());
         }
         // Of images that have copies no daemon needs these, and none starts meanwhile.
-        let held = |id| Some((id, (self.serving.copied(id), self.serving.hold(id)?)));
+        let held = |id| Some((id, (self.serving.kernel.copied(id), self.serving.hold(id)?)));
         let copies: BTreeMap<_, _> = self.serving.promoted().into_iter().filter_map(held).collect();
         let copied = |blob: &String| copies.values().any(|(blobs, _)| blobs.contains(blob));
         let mut bootstraps = Vec::new();
@@ -182,7 +182,7 @@ impl Snapshots {
             drop(copies);
             Ok(())
         };
-        if let Err(error) = on_disk(&self.options.cache, free).await {
+        if let Err(error) = on_disk(&self.config.cache, free).await {
             tracing::warn!(%error, "not all that is unused is freed from the cache");
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Directories of snapshots.
 
 use super::{Error, Result};
+use crate::disk::{entries, gone};
 use crate::idmap::IdMap;
 use crate::labels::NYDUS_BLOB;
 use crate::layout::Layout;
@@ -93,11 +94,7 @@ pub fn is_untouched(path: &Path) -> bool {
 /// # Errors
 /// Something is still mounted there, and the like.
 pub fn remove(snapshot: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(snapshot) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
+    for entry in entries(snapshot)? {
         let path = entry?.path();
         match path.file_name().and_then(|name| name.to_str()) {
             Some("fs" | "work") => fs::remove_dir_all(path)?,
@@ -105,11 +102,7 @@ pub fn remove(snapshot: &Path) -> io::Result<()> {
             _ => fs::remove_dir(path)?,
         }
     }
-    match fs::remove_dir(snapshot) {
-        // Somebody else was at it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    gone(fs::remove_dir(snapshot))
 }
 
 /// Waits until all that was written to the file system of `path` is on disk.

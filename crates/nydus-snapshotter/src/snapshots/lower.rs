@@ -20,19 +20,22 @@ impl Snapshots {
         };
         let bootstrap = self.layout.bootstrap(image.id);
         let version = bootstrap::version(&bootstrap).map_err(|error| failed(error.into()))?;
-        let none = self.serving.mode() == DaemonMode::None;
-        let carries = (self.options.nydus_overlayfs || none) && !self.options.kata_volume;
+        let none = self.config.mode == DaemonMode::None;
+        let snapshot = &self.config.file.snapshot;
+        let carries = (snapshot.enable_nydus_overlayfs || none) && !snapshot.enable_kata_volume;
         let served = match none {
             true => Some(self.layout.fs(image.id)),
             false => self.by_kernel(record, image).await?,
         };
         let (lower, config) = match served {
-            Some(lower) if carries => (lower, self.serving.config(image).await.map_err(failed)?),
+            Some(lower) if carries => {
+                (lower, self.serving.fuse.config(image).await.map_err(failed)?)
+            }
             Some(lower) => (lower, Secret::default()),
             None => {
                 let served = self.serving.by_fuse(image).await.map_err(failed)?;
                 // Credentials may be newer than the daemon.
-                let now = if carries { self.serving.config(image).await.ok() } else { None };
+                let now = if carries { self.serving.fuse.config(image).await.ok() } else { None };
                 (served.lower.clone(), now.unwrap_or_else(|| served.config.clone()))
             }
         };
@@ -42,7 +45,7 @@ impl Snapshots {
 
     /// Where the kernel serves the image for this snapshot; `None` if `nydusd` shall.
     async fn by_kernel(&self, record: &Record, image: &ServedImage) -> Result<Option<PathBuf>> {
-        let only_kernel = only_kernel(self.serving.policy(), record);
+        let only_kernel = only_kernel(self.config.kernel_native, record);
         let need = Need { only_kernel, kernel: record.kernel };
         let lower = self.serving.lower(image, need).await;
         let lower = lower.map_err(|error| Error::Image(record.key.clone(), error))?;

@@ -10,33 +10,15 @@ mod lower;
 
 pub use error::{Error, Result};
 
-use crate::blocking::blocking;
+use crate::config::Config;
 use crate::labels::Labels;
 use crate::layout::Layout;
 use crate::mounts::Host;
-use crate::resolve::Driver;
 use crate::serving::Serving;
 use crate::store::{Kind, Store};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-/// What the configuration says about snapshots.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How images are served.
-    pub driver: Driver,
-    /// Whether slices of Nydus images carry the image for a guest.
-    pub nydus_overlayfs: bool,
-    /// Whether guests get a volume instead.
-    pub kata_volume: bool,
-    /// Whether overlays are `volatile` without a label.
-    pub volatile: bool,
-    /// Whether Remove removes the directory before it answers.
-    pub sync_remove: bool,
-    /// Where blobs are cached.
-    pub cache: PathBuf,
-}
 
 /// A snapshot to be made.
 #[derive(Clone, Debug)]
@@ -59,8 +41,8 @@ pub struct Snapshots {
     pub layout: Layout,
     /// What the host adds to mounts.
     pub host: Host,
-    /// What the configuration says.
-    pub options: Options,
+    /// What is configured.
+    pub config: Arc<Config>,
     /// Who serves which image.
     pub serving: Arc<Serving>,
     /// One Cleanup at a time.
@@ -72,5 +54,7 @@ async fn on_disk<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    blocking(work).await.map_err(|error| Error::Directory(path.to_owned(), error))
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|error| Error::Directory(path.to_owned(), error))
 }

@@ -160,19 +160,17 @@ impl<'a> Draft<'a> {
     /// Makes [`Lookup::images`] right: a version that does not keep it may have written since.
     pub(super) fn index_images(&mut self) -> Result<()> {
         let page = self.page("", usize::MAX)?;
-        let images = page.found.iter().filter(|record| record.is_image());
-        let images: BTreeMap<_, _> = images.map(|record| (record.id, &record.key)).collect();
         let indexed = self.images()?;
-        for (id, key) in &indexed {
-            // What is damaged is what it was.
-            if !images.contains_key(id) && !page.damaged.contains(key) {
-                self.over.delete(Table::Images, &id.to_be_bytes());
-            }
+        let found = page.found.into_iter().filter(Record::is_image);
+        let mut images: BTreeMap<_, _> = found.map(|record| (record.id, record.key)).collect();
+        // What is damaged is what it was.
+        let damaged = indexed.iter().filter(|(_, key)| page.damaged.contains(key));
+        images.extend(damaged.map(|(id, key)| (*id, key.clone())));
+        for id in indexed.keys().filter(|id| !images.contains_key(id)) {
+            self.over.delete(Table::Images, &id.to_be_bytes());
         }
-        for (id, key) in images {
-            if indexed.get(&id) != Some(key) {
-                self.over.put(Table::Images, &id.to_be_bytes(), key.clone().into_bytes());
-            }
+        for (id, key) in images.into_iter().filter(|(id, key)| indexed.get(id) != Some(key)) {
+            self.over.put(Table::Images, &id.to_be_bytes(), key.into_bytes());
         }
         Ok(())
     }

@@ -47,7 +47,11 @@ impl Fuse {
         let daemons = self.daemons_recorded(daemons);
         let instances = self.instances_recorded(instances, &daemons);
         let sockets: Vec<_> = daemons.iter().map(|(_, daemon)| &daemon.socket).collect();
-        end_strays(&self.settings.program, &self.layout.root().join("socket"), &sockets);
+        end_strays(
+            &self.config.file.daemon.nydusd_path,
+            &self.layout.root().join("socket"),
+            &sockets,
+        );
         let recorded = |(id, daemon): &(String, DaemonRecord)| {
             let own = instances.iter().filter(|(_, instance)| instance.daemon == *id);
             let own =
@@ -70,8 +74,8 @@ impl Fuse {
     ) -> Recorded {
         let first = instances.first().map_or(0, |(image, _)| *image);
         let mut spec = match daemon.shared {
-            true => files::shared_spec(&self.settings, &self.layout, id),
-            false => files::dedicated_spec(&self.settings, &self.layout, id, first),
+            true => self.shared_spec(id),
+            false => self.dedicated_spec(id, first),
         };
         spec.apisock.clone_from(&daemon.socket);
         if let Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } = &mut spec.mode {

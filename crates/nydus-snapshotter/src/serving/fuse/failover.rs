@@ -4,6 +4,7 @@
 
 use super::{Error, Fuse, Live};
 use crate::config::Recover;
+use crate::disk;
 use nydusd_client::{Daemon, Limits, State};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -39,7 +40,7 @@ impl Fuse {
     /// Asks a daemon for its session, in the background: after each image that it mounts or
     /// unmounts, because a successor finds what the session names, and nothing else.
     pub(in crate::serving) fn collect_session(&self, live: &Arc<Live>) {
-        if self.settings.recover != Recover::Failover {
+        if self.config.recover != Recover::Failover {
             return;
         }
         let live = Arc::clone(live);
@@ -124,10 +125,7 @@ struct Listener(UnixListener, PathBuf);
 impl Listener {
     fn new(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        disk::gone(fs::remove_file(path))?;
         Ok(Self(UnixListener::bind(path)?, path.to_owned()))
     }
 

@@ -1,11 +1,11 @@
 //! Files and directories of a daemon and of an image.
 
 use super::template::{self, TemplateInputs, is_registry};
-use super::{Error, SHARED, ServedImage, Settings};
+use super::{Error, Fuse, SHARED, ServedImage};
 use crate::cache;
-use crate::config::{DaemonMode, Recover};
+use crate::config::{Config, DaemonMode, Recover};
+use crate::disk::{self, make_directory};
 use crate::labels::image_ref;
-use crate::layout::Layout;
 use crate::registry::credentials;
 use crate::registry::reference::host_and_repository;
 use nydus_mount_slice::Secret;
@@ -14,9 +14,9 @@ use rustix::fs::CWD;
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes that must be free for an image to be served: its configuration, logs, maps of chunks.
@@ -57,9 +57,10 @@ pub(super) fn forget_entries(mountpoint: &Path) -> io::Result<()> {
 }
 
 /// The configuration of `image` from the template, with credentials.
-pub(super) async fn render(settings: &Settings, image: &ServedImage) -> Result<Secret, Error> {
-    let bad = |why: String| Error::Template(settings.template.clone(), why);
-    let text = fs::read(&settings.template).map_err(|error| bad(error.to_string()))?;
+pub(super) async fn render(settings: &Config, image: &ServedImage) -> Result<Secret, Error> {
+    let template = &settings.file.daemon.nydusd_config;
+    let bad = |why: String| Error::Template(template.clone(), why);
+    let text = fs::read(template).map_err(|error| bad(error.to_string()))?;
     let parsed = serde_json::from_slice(&text);
     // The error's own text may quote a password.
     let template: Value = parsed.map_err(|error| {
@@ -73,44 +74,47 @@ pub(super) async fn render(settings: &Settings, image: &ServedImage) -> Result<S
         }
         None => None,
     };
-    let (cache, skip_verify) = (settings.cache.as_path(), settings.skip_verify);
+    let (cache, skip_verify) = (settings.cache.as_path(), settings.file.remote.skip_ssl_verify);
     let prefetch = settings.mode != DaemonMode::Shared;
     let parts = TemplateInputs { id: image.id, reference, cache, skip_verify, prefetch };
     Ok(template::render(&template, parts, credential.as_ref())?)
 }
 
-/// How a daemon of one image is started.
-pub(super) fn dedicated_spec(settings: &Settings, layout: &Layout, id: &str, image: u64) -> Spec {
-    let mode = Mode::Dedicated {
-        config: layout.daemon_config(id),
-        bootstrap: layout.bootstrap(image),
-        mountpoint: layout.dedicated_mount(image),
-    };
-    spec(settings, layout, id, mode)
-}
+impl Fuse {
+    /// How a daemon of one image is started.
+    pub(super) fn dedicated_spec(&self, id: &str, image: u64) -> Spec {
+        let mode = Mode::Dedicated {
+            config: self.layout.daemon_config(id),
+            bootstrap: self.layout.bootstrap(image),
+            mountpoint: self.layout.dedicated_mount(image),
+        };
+        self.spec(id, mode)
+    }
 
-/// How the daemon of all images is started.
-pub(super) fn shared_spec(settings: &Settings, layout: &Layout, id: &str) -> Spec {
-    spec(settings, layout, id, Mode::Shared { mountpoint: layout.shared_mount() })
-}
+    /// How the daemon of all images is started.
+    pub(super) fn shared_spec(&self, id: &str) -> Spec {
+        self.spec(id, Mode::Shared { mountpoint: self.layout.shared_mount() })
+    }
 
-fn spec(settings: &Settings, layout: &Layout, id: &str, mode: Mode) -> Spec {
-    let file = layout.daemon_log(&settings.logs, id);
-    let failover = settings.recover == Recover::Failover;
-    Spec {
-        threads: settings.threads,
-        failover_policy: settings.failover_policy.clone(),
-        stderr: Some(file.with_extension("stderr")),
-        log: Log {
-            level: settings.log_level.clone(),
-            file: Some(file),
-            rotation: settings.log_rotation,
-        },
-        instances: layout.daemon_config(id).parent().map(Path::to_owned),
-        cgroup: settings.cgroup.clone(),
-        id: failover.then(|| id.to_owned()),
-        supervisor: failover.then(|| layout.supervisor(id)),
-        ..Spec::new(mode, layout.api_socket(id))
+    fn spec(&self, id: &str, mode: Mode) -> Spec {
+        let (layout, daemon) = (&self.layout, &self.config.file.daemon);
+        let file = layout.daemon_log(&self.config.logs, id);
+        let failover = self.config.recover == Recover::Failover;
+        Spec {
+            threads: daemon.threads_number,
+            failover_policy: daemon.failover_policy.clone(),
+            stderr: Some(file.with_extension("stderr")),
+            log: Log {
+                level: self.config.file.log.level.clone(),
+                file: Some(file),
+                rotation: daemon.log_rotation_size,
+            },
+            instances: layout.daemon_config(id).parent().map(Path::to_owned),
+            cgroup: self.cgroup.clone(),
+            id: failover.then(|| id.to_owned()),
+            supervisor: failover.then(|| layout.supervisor(id)),
+            ..Spec::new(mode, layout.api_socket(id))
+        }
     }
 }
 
@@ -127,7 +131,7 @@ pub(super) fn space(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes the directories that a daemon needs.
-pub(super) fn prepare(settings: &Settings, spec: &Spec) -> Result<(), Error> {
+pub(super) fn prepare(settings: &Config, spec: &Spec) -> Result<(), Error> {
     let parents = [Some(spec.apisock.as_path()), spec.log.file.as_deref()];
     for path in parents.into_iter().flatten().filter_map(Path::parent) {
         directory(path, 0o700)?;
@@ -154,11 +158,8 @@ pub(super) fn discard(spec: &Spec, config: &Path) {
 }
 
 /// Removes a daemon's logs.
-pub(super) fn discard_logs(settings: &Settings, id: &str) -> io::Result<()> {
-    match fs::remove_dir_all(settings.logs.join(id)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+pub(super) fn discard_logs(settings: &Config, id: &str) -> io::Result<()> {
+    disk::gone(fs::remove_dir_all(settings.logs.join(id)))
 }
 
 /// Removes the configuration of one image of the shared daemon.
@@ -169,11 +170,8 @@ pub(super) fn discard_instance(config: &Path) {
 }
 
 fn gone(path: &Path, outcome: io::Result<()>) {
-    match outcome {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed");
-        }
-        _ => {}
+    if let Err(error) = disk::gone(outcome) {
+        tracing::warn!(path = %path.display(), %error, "cannot be removed");
     }
 }
 
@@ -189,7 +187,7 @@ pub(super) fn write_secret(path: &Path, secret: &Secret) -> Result<(), Error> {
 }
 
 /// Puts the blobs' metadata that an image brings into the cache, where `nydusd` looks for it.
-pub(super) fn bring_blob_meta(settings: &Settings, bootstrap: &Path) -> Result<(), Error> {
+pub(super) fn bring_blob_meta(settings: &Config, bootstrap: &Path) -> Result<(), Error> {
     let Some(beside) = bootstrap.parent().and_then(|dir| fs::read_dir(dir).ok()) else {
         return Ok(());
     };
@@ -234,6 +232,5 @@ pub(super) async fn discard_inconsistent(cache: &Path, bootstrap: PathBuf, blobs
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {
-    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.map_err(|error| Error::File(path.to_owned(), error))
+    make_directory(path, mode).map_err(|error| Error::File(path.to_owned(), error))
 }

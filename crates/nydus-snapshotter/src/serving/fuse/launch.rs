@@ -21,12 +21,12 @@ impl Fuse {
     pub(in crate::serving) async fn launch(&self, image: ServedImage) -> Result<Served, Error> {
         let bootstrap = self.layout.bootstrap(image.id);
         if bootstrap::version(&bootstrap)? == FsVersion::V6 {
-            files::discard_inconsistent(&self.settings.cache, bootstrap, &image.blobs).await;
+            files::discard_inconsistent(&self.config.cache, bootstrap, &image.blobs).await;
         }
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
         let probing = explain::blobs(&config, &image.blobs);
-        let (mounted, readable) = if self.settings.mode == DaemonMode::Shared {
+        let (mounted, readable) = if self.config.mode == DaemonMode::Shared {
             // Unmounting an image early is what the daemon of all others need not survive.
             probing.await?;
             (self.mount(&image, &config).await, Ok(()))
@@ -61,7 +61,7 @@ impl Fuse {
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
         let bootstrap = self.layout.bootstrap(image.id);
-        let mounted = match self.settings.mode {
+        let mounted = match self.config.mode {
             DaemonMode::Shared => self.mount_shared(image, &bootstrap, config).await?,
             _ => self.mount_dedicated(image, &bootstrap, config).await?,
         };
@@ -75,15 +75,15 @@ impl Fuse {
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
         let id = self.recorded_daemon(image.id)?;
-        let spec = files::dedicated_spec(&self.settings, &self.layout, &id, image.id);
+        let spec = self.dedicated_spec(&id, image.id);
         let lower = self.layout.dedicated_mount(image.id);
         self.remember(&id, &spec, Some((image.id, &lower))).await?;
         let config_file = self.layout.daemon_config(&id);
         let started = async {
             // A dead mount would be in the way of its own directory.
             clear_stale(&spec).await?;
-            files::prepare(&self.settings, &spec)?;
-            files::bring_blob_meta(&self.settings, bootstrap)?;
+            files::prepare(&self.config, &spec)?;
+            files::bring_blob_meta(&self.config, bootstrap)?;
             files::write_secret(&config_file, config)?;
             self.start(&id, spec.clone(), false).await
         };
@@ -110,7 +110,7 @@ impl Fuse {
         let mounted = async {
             files::write_secret(&config_file, config)?;
             let live = self.shared_daemon().await?;
-            files::bring_blob_meta(&self.settings, bootstrap)?;
+            files::bring_blob_meta(&self.config, bootstrap)?;
             self.remember(&live.id, live.daemon.spec(), Some((image.id, &lower))).await?;
             let source = bootstrap.to_string_lossy().into_owned();
             let mount = Mount::rafs(source, config.clone());
@@ -137,10 +137,10 @@ impl Fuse {
             return Ok(Arc::clone(live));
         }
         let id = shared.as_ref().map_or(SHARED, |dead| &dead.id).to_owned();
-        let spec = files::shared_spec(&self.settings, &self.layout, &id);
+        let spec = self.shared_spec(&id);
         self.remember(&id, &spec, None).await?;
         clear_stale(&spec).await?;
-        files::prepare(&self.settings, &spec)?;
+        files::prepare(&self.config, &spec)?;
         let live = self.start(&id, spec, true).await?;
         *shared = Some(Arc::clone(&live));
         Ok(live)
@@ -148,7 +148,7 @@ impl Fuse {
 
     /// What `nydusd` knows, asked once.
     pub(super) async fn binary(&self) -> Result<&Binary, nydusd_client::Error> {
-        self.binary.get_or_try_init(|| Binary::probe(&self.settings.program)).await
+        self.binary.get_or_try_init(|| Binary::probe(&self.config.file.daemon.nydusd_path)).await
     }
 
     async fn start(&self, id: &str, spec: Spec, shared: bool) -> Result<Arc<Live>, Error> {
@@ -200,7 +200,7 @@ impl Fuse {
     /// name comes again.
     fn discard_foreign_logs(&self, live: &Live) {
         if !files::is_own_name(&live.id)
-            && let Err(error) = files::discard_logs(&self.settings, &live.id)
+            && let Err(error) = files::discard_logs(&self.config, &live.id)
         {
             tracing::warn!(daemon = live.id, %error, "its logs cannot be removed");
         }

@@ -10,7 +10,7 @@ mod records;
 mod template;
 
 use super::ServedImage;
-use crate::config::{DaemonMode, Recover};
+use crate::config::Config;
 use crate::layout::Layout;
 use crate::registry::credentials;
 use crate::registry::explain;
@@ -60,35 +60,6 @@ pub struct InstanceRecord {
     pub daemon: String,
     /// Where the image is mounted.
     pub lower: PathBuf,
-}
-
-/// How images are served.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// One daemon for each image, one for all, or none.
-    pub mode: DaemonMode,
-    /// `nydusd`.
-    pub program: PathBuf,
-    /// Template of its configuration.
-    pub template: PathBuf,
-    /// Where blobs are cached.
-    pub cache: PathBuf,
-    /// Where daemons log.
-    pub logs: PathBuf,
-    /// `nydusd`'s log level.
-    pub log_level: String,
-    /// Size in MiB at which a daemon's log is rotated.
-    pub log_rotation: u32,
-    /// Threads of a daemon; 0 for its own default.
-    pub threads: u32,
-    /// What is done when a daemon dies.
-    pub recover: Recover,
-    /// Whether a registry's certificate is not verified.
-    pub skip_verify: bool,
-    /// `--failover-policy`.
-    pub failover_policy: String,
-    /// Control group of the daemons.
-    pub cgroup: Option<PathBuf>,
 }
 
 /// An image that can be read on the host.
@@ -173,8 +144,10 @@ pub enum Error {
 }
 
 /// Starts and stops daemons. Which image has which is for [`super::Serving`] to know.
-pub(super) struct Fuse {
-    pub(super) settings: Settings,
+pub(crate) struct Fuse {
+    config: Arc<Config>,
+    /// Control group of the daemons.
+    cgroup: Option<PathBuf>,
     layout: Layout,
     store: Store,
     binary: OnceCell<Binary>,
@@ -186,22 +159,24 @@ pub(super) struct Fuse {
 
 impl Fuse {
     pub(super) fn new(
-        settings: Settings,
+        config: Arc<Config>,
+        cgroup: Option<PathBuf>,
         layout: Layout,
         store: Store,
         died: UnboundedSender<Arc<Live>>,
     ) -> Self {
-        Self { settings, layout, store, binary: OnceCell::new(), shared: Arc::default(), died }
+        let (binary, shared) = (OnceCell::new(), Arc::default());
+        Self { config, cgroup, layout, store, binary, shared, died }
     }
 
     /// Removes the logs of an image's daemon.
-    pub(super) fn discard_logs(&self, id: u64) -> io::Result<()> {
-        files::discard_logs(&self.settings, &files::dedicated(id))
+    pub(crate) fn discard_logs(&self, id: u64) -> io::Result<()> {
+        files::discard_logs(&self.config, &files::dedicated(id))
     }
 
     /// `nydusd`'s configuration for an image, as it would be now.
-    pub(super) async fn config(&self, image: &ServedImage) -> Result<Secret, Error> {
-        files::render(&self.settings, image).await
+    pub(crate) async fn config(&self, image: &ServedImage) -> Result<Secret, Error> {
+        files::render(&self.config, image).await
     }
 
     /// Waits for the end of a daemon.

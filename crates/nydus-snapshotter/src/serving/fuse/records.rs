@@ -21,12 +21,11 @@ impl Fuse {
         &self,
         page: Page<(String, DaemonRecord)>,
     ) -> Vec<(String, DaemonRecord)> {
-        let (settings, layout) = (&self.settings, &self.layout);
         let named = page.damaged.iter().filter_map(|key| {
             let id = key.split_once('/')?.1;
             let spec = match files::image_of(id) {
-                Some(image) => files::dedicated_spec(settings, layout, id, image),
-                None if id == SHARED => files::shared_spec(settings, layout, id),
+                Some(image) => self.dedicated_spec(id, image),
+                None if id == SHARED => self.shared_spec(id),
                 None => return None,
             };
             Some((id.to_owned(), DaemonRecord::of(&spec)))

@@ -1,17 +1,13 @@
 //! Where promoted images lie, and what an earlier run left there.
 
+use crate::disk;
 use crate::layout::Layout;
 use rafs_erofs::{Error as Erofs, Native, Progress};
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// Makes a directory, for its owner only: images have setuid programs.
-pub(super) fn private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
 
 pub(super) fn files(own: &Path) -> PathBuf {
     own.join("image")
@@ -40,12 +36,8 @@ fn resolved(path: &Path) -> PathBuf {
 
 /// What is promoted in this directory, and how much that is, as far as it can be read.
 pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Option<Progress>>> {
-    let entries = match fs::read_dir(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries?,
-    };
     let mut known = BTreeMap::new();
-    for own in entries {
+    for own in disk::entries(place)? {
         let own = own?.path();
         let id = own.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         let Some(id) = id else { continue };
@@ -78,11 +70,4 @@ pub(super) fn missing(files: &Path) -> rafs_erofs::Changed {
 pub(super) fn changed_device(error: &Erofs) -> Option<usize> {
     let Erofs::Changed(changed) = error else { return None };
     changed.file.file_name()?.to_str()?.parse().ok()
-}
-
-pub(super) fn gone(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
 }

@@ -7,12 +7,12 @@
 
 mod disk;
 
-use crate::blocking::blocking;
 use crate::cache::Blobs;
-use crate::config::KernelNative;
+use crate::config::{Config, KernelNative};
+use crate::disk::{gone, make_directory};
 use crate::layout::Layout;
 use crate::usage::Usage;
-use disk::{changed_device, files, found, gone, missing, place, private};
+use disk::{changed_device, files, found, missing, place};
 use nydusd_client::bootstrap;
 use rafs_erofs::{
     Cache, Error as Erofs, Native, Placement, Progress, Promotion, Step, Unsupported, Way, unmount,
@@ -23,16 +23,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::OnceCell;
+use tokio::task::{JoinError, spawn_blocking};
 
-/// What the configuration says.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Whether the kernel serves images.
-    pub policy: KernelNative,
-    /// Where blobs are cached.
-    pub cache: PathBuf,
-}
+/// For their owner only: images have setuid programs.
+const PRIVATE: u32 = 0o700;
 
 /// Why the kernel does not serve an image.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +51,9 @@ pub enum Error {
     /// A file or directory of ours.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, io::Error),
+    /// We end, or a bug.
+    #[error("interrupted: {0}")]
+    Interrupted(#[from] JoinError),
 }
 
 impl Error {
@@ -65,8 +64,8 @@ impl Error {
 }
 
 /// Promotes and mounts images. Which are promoted is for [`super::Serving`] to know.
-pub(super) struct Kernel {
-    settings: Settings,
+pub(crate) struct Kernel {
+    config: Arc<Config>,
     layout: Layout,
     /// Directory of all of them.
     place: PathBuf,
@@ -76,23 +75,19 @@ pub(super) struct Kernel {
 impl Kernel {
     /// Finds what earlier runs promoted, and removes what they did not finish.
     pub(super) fn open(
-        settings: Settings,
+        config: Arc<Config>,
         layout: Layout,
     ) -> io::Result<(Self, BTreeMap<u64, Option<Progress>>)> {
-        let place = place(&layout, &settings.cache);
-        let found = match settings.policy {
+        let place = place(&layout, &config.cache);
+        let found = match config.kernel_native {
             KernelNative::Off => BTreeMap::new(),
             _ => found(&place)?,
         };
-        Ok((Self { settings, layout, place, support: OnceCell::new() }, found))
-    }
-
-    pub(super) fn policy(&self) -> KernelNative {
-        self.settings.policy
+        Ok((Self { config, layout, place, support: OnceCell::new() }, found))
     }
 
     pub(super) fn cache(&self) -> &Path {
-        &self.settings.cache
+        &self.config.cache
     }
 
     pub(super) fn bootstrap(&self, id: u64) -> PathBuf {
@@ -100,23 +95,23 @@ impl Kernel {
     }
 
     /// How this kernel serves images; tried once.
-    pub(super) async fn support(&self) -> Result<Way, Error> {
-        if self.settings.policy == KernelNative::Off {
+    pub(crate) async fn support(&self) -> Result<Way, Error> {
+        if self.config.kernel_native == KernelNative::Off {
             return Err(Error::Off);
         }
         let scratch = self.place.clone();
         let probe = move || {
             // What is wrong with the directory is what the probe says.
-            let _ = private(&scratch);
-            Ok(rafs_erofs::probe(&scratch))
+            let _ = make_directory(&scratch, PRIVATE);
+            rafs_erofs::probe(&scratch)
         };
-        let probed = self.support.get_or_try_init(|| blocking(probe)).await;
-        Ok(probed.map_err(|error| Error::File(self.place.clone(), error))?.clone()?)
+        let probed = self.support.get_or_try_init(|| spawn_blocking(probe)).await;
+        Ok(probed?.clone()?)
     }
 
     /// Why no image is promoted here.
-    pub(super) fn obstacle(&self) -> Option<String> {
-        match (self.settings.policy, self.support.get()) {
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        match (self.config.kernel_native, self.support.get()) {
             (KernelNative::Off, _) => Some(Error::Off.to_string()),
             (_, Some(Err(error))) => Some(error.to_string()),
             _ => None,
@@ -125,15 +120,14 @@ impl Kernel {
 
     /// How much of an image is cached now.
     pub(super) async fn progress(&self, id: u64) -> Result<Progress, Error> {
-        let (bootstrap, cache) = (self.bootstrap(id), self.settings.cache.clone());
-        let shown = bootstrap.clone();
+        let (bootstrap, cache) = (self.bootstrap(id), self.config.cache.clone());
         // Whoever made the image may have put anything there, such as a FIFO.
         bootstrap::version(&bootstrap)?;
         let count = move || {
             let image = rafs_erofs::Image::open(&bootstrap);
-            Ok(image.and_then(|image| Cache::new(cache).progress(&image)))
+            image.and_then(|image| Cache::new(cache).progress(&image))
         };
-        Ok(blocking(count).await.map_err(|error| Error::File(shown, error))??)
+        Ok(spawn_blocking(count).await??)
     }
 
     /// Proves that all of an image is cached, and keeps what was proven.
@@ -144,8 +138,8 @@ impl Kernel {
         step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let (own, bootstrap, into) = (self.own(id), &*self.bootstrap(id), &*self.files(id));
-        private(&own).map_err(|error| Error::File(own, error))?;
-        let (cache, verity) = (&*self.settings.cache, true);
+        make_directory(&own, PRIVATE).map_err(|error| Error::File(own, error))?;
+        let (cache, verity) = (&*self.config.cache, true);
         let outcome = Promotion { bootstrap, cache, into, verity, shared }.run(step);
         if let Err(Erofs::Damaged { blob, .. }) = &outcome {
             Cache::new(cache).discard(blob)?;
@@ -161,7 +155,7 @@ impl Kernel {
             .and_then(|native| native.ok_or_else(|| Erofs::Changed(missing(&files))));
         let native = loaded.map_err(|error| self.demote(id, None, error))?;
         let mounted = || {
-            private(&target).map_err(|error| Error::File(target.clone(), error))?;
+            make_directory(&target, PRIVATE).map_err(|error| Error::File(target.clone(), error))?;
             if native.is_mounted(&target)? {
                 return Ok(native.check().map_err(Erofs::from)?);
             }
@@ -186,7 +180,7 @@ impl Kernel {
             let named = named.and_then(|(native, number)| native.devices().nth(number));
             let changed = native.into_iter().flat_map(Native::changed).chain(named);
             for linked in changed.filter(|device| device.placement == Placement::Link) {
-                Cache::new(&self.settings.cache).discard(&linked.blob)?;
+                Cache::new(&self.config.cache).discard(&linked.blob)?;
             }
             self.unmount(id)?;
             Native::remove(&self.files(id))
@@ -229,7 +223,7 @@ impl Kernel {
     }
 
     /// Blobs of a promoted image of which there are copies: it needs no cached ones.
-    pub(super) fn copied(&self, id: u64) -> Blobs {
+    pub(crate) fn copied(&self, id: u64) -> Blobs {
         let copies = |native: Native| {
             let devices = native.devices().filter(|device| device.placement == Placement::Copy);
             devices.map(|device| device.blob.clone()).collect()
@@ -238,7 +232,7 @@ impl Kernel {
     }
 
     /// What an image takes on disk beside the cache.
-    pub(super) fn usage(&self, id: u64) -> Usage {
+    pub(crate) fn usage(&self, id: u64) -> Usage {
         let files = fs::read_dir(self.files(id)).into_iter().flatten().flatten();
         let own = files.filter_map(|file| file.metadata().ok()).filter(|file| file.nlink() == 1);
         own.fold(Usage::default(), |sum, file| sum + Usage::of(&file))
