@@ -28,16 +28,10 @@ pub fn start(config: &Config) -> Result<()> {
         let compression =
             if log.log_rotation_compress { Compression::OnRotate(0) } else { Compression::None };
         let size = usize::try_from(log.log_rotation_max_size << 20).unwrap_or(usize::MAX);
-        let (backups, limit) =
-            (log.log_rotation_max_backups as usize, ContentLimit::BytesSurpassed(size));
-        let file = log.dir.join(NAME);
-        BoxMakeWriter::new(Mutex::new(FileRotate::new(
-            file,
-            AppendCount::new(backups),
-            limit,
-            compression,
-            None,
-        )))
+        let suffix = AppendCount::new(log.log_rotation_max_backups as usize);
+        let limit = ContentLimit::BytesSurpassed(size);
+        let file = FileRotate::new(log.dir.join(NAME), suffix, limit, compression, None);
+        BoxMakeWriter::new(Mutex::new(file))
     };
     // Our own words at the level asked for; libraries say more than anybody wants below warnings.
     let filter = format!("warn,nydus_snapshotter={0},nydusd_client={0}", log.level);

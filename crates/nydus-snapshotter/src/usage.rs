@@ -55,14 +55,6 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
-/// What one inode takes.
-///
-/// # Errors
-/// It cannot be read.
-pub fn of_one(path: &Path) -> io::Result<Usage> {
-    Ok(Usage::of(&path.symlink_metadata()?))
-}
-
 fn is_gone(error: &walkdir::Error) -> bool {
     error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }

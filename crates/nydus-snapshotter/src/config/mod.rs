@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::{Table, Value};
 use values::{
-    cgroup, interval, kernel_native, level, mode_and_driver, recover, value, warm, warm_rate,
+    cgroup, expect, interval, kernel_native, level, mode_and_driver, recover, value, warm,
+    warm_rate,
 };
 
 /// Longest root, bytes: `sun_path` has 108 for `ROOT/socket/<20 characters>/apiN.sock`.
@@ -225,34 +226,19 @@ fn check(mut file: File, mut warnings: Vec<String>) -> Result<Config, Error> {
 
 /// Values that need nothing but a look.
 fn bounds(file: &File) -> Result<(), Error> {
-    let (daemon, root) = (&file.daemon, file.root.display());
-    let policies = ["none", "resend", "flush"];
-    let table = [
-        (file.version != 1, value("version", file.version, "1")),
-        (!file.root.is_absolute(), value("root", root, "an absolute path")),
-        (!file.address.is_absolute(), value("address", file.address.display(), "an absolute path")),
-        (
-            file.address.as_os_str().len() > MAX_SOCKET,
-            value("address", file.address.display(), "at most 107 bytes"),
-        ),
-        (
-            !file.metrics.address.is_empty() && !has_port(&file.metrics.address),
-            value(
-                "metrics.address",
-                &file.metrics.address,
-                "HOST:PORT, or :PORT for all addresses",
-            ),
-        ),
-        (
-            daemon.threads_number > 1024,
-            value("daemon.threads_number", daemon.threads_number, "at most 1024"),
-        ),
-        (
-            !policies.contains(&&*daemon.failover_policy),
-            value("daemon.failover_policy", &daemon.failover_policy, "none, resend or flush"),
-        ),
-    ];
-    table.into_iter().find(|(wrong, _)| *wrong).map_or(Ok(()), |(_, error)| Err(error))
+    let (daemon, metrics, address) = (&file.daemon, &file.metrics.address, file.address.display());
+    let policy = &*daemon.failover_policy;
+    let form = "HOST:PORT, or :PORT for all addresses";
+    expect(file.version == 1, "version", file.version, "1")?;
+    expect(file.root.is_absolute(), "root", file.root.display(), "an absolute path")?;
+    expect(file.address.is_absolute(), "address", &address, "an absolute path")?;
+    let length = file.address.as_os_str().len();
+    expect(length <= MAX_SOCKET, "address", &address, "at most 107 bytes")?;
+    expect(metrics.is_empty() || has_port(metrics), "metrics.address", metrics, form)?;
+    let (key, threads) = ("daemon.threads_number", daemon.threads_number);
+    expect(threads <= 1024, key, threads, "at most 1024")?;
+    let (key, known) = ("daemon.failover_policy", ["none", "resend", "flush"].contains(&policy));
+    expect(known, key, policy, "none, resend or flush")
 }
 
 fn has_port(address: &str) -> bool {

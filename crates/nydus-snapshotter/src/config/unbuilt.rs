@@ -2,7 +2,6 @@
 
 use super::Error;
 use super::file::File;
-use std::collections::BTreeMap;
 use std::fs;
 use toml::{Table, Value};
 
@@ -48,7 +47,7 @@ pub(super) fn refuse(file: &File) -> Result<(), Error> {
     let switched_on = |(key, value): &(String, Value)| {
         key.starts_with("experimental.") && *value == Value::Boolean(true)
     };
-    match values(Table::try_from(file).unwrap_or_default()).into_iter().find(switched_on) {
+    match values("", &Table::try_from(file).unwrap_or_default()).into_iter().find(switched_on) {
         Some((key, _)) => Err(Error::NotBuilt(key, "expected false")),
         None => Ok(()),
     }
@@ -57,7 +56,7 @@ pub(super) fn refuse(file: &File) -> Result<(), Error> {
 /// Warnings of harmless keys that a file sets to something.
 pub(super) fn without_effect(file: &Table) -> Vec<String> {
     let set = |value: &Value| !matches!(value, Value::Boolean(false) | Value::Integer(0));
-    values(file.clone())
+    values("", file)
         .into_iter()
         .filter(|(key, value)| is_ignored(key) && set(value))
         .map(|(key, _)| format!("{key} has no effect"))
@@ -88,22 +87,14 @@ fn is_ignored(key: &str) -> bool {
     IGNORED.into_iter().any(|name| key == name || below(name))
 }
 
-/// All values, by their keys with the sections.
-fn values(file: Table) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    for (key, value) in file {
-        flatten(key, value, &mut all);
-    }
-    all
-}
-
-fn flatten(key: String, value: Value, all: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Table(table) => {
-            table.into_iter().for_each(|(name, value)| flatten(format!("{key}.{name}"), value, all))
+/// All values, by their keys with the `section`s before them.
+fn values(section: &str, table: &Table) -> Vec<(String, Value)> {
+    let below = |(name, value): (&String, &Value)| {
+        let key = format!("{section}{name}");
+        match value {
+            Value::Table(inner) => values(&format!("{key}."), inner),
+            value => vec![(key, value.clone())],
         }
-        value => {
-            all.insert(key, value);
-        }
-    }
+    };
+    table.iter().flat_map(below).collect()
 }

@@ -8,6 +8,16 @@ use std::time::Duration;
 pub(super) fn value(key: &'static str, found: impl ToString, expected: &'static str) -> Error {
     Error::Value { key, found: found.to_string(), expected }
 }
+
+pub(super) fn expect(
+    right: bool,
+    key: &'static str,
+    found: impl ToString,
+    expected: &'static str,
+) -> Result<(), Error> {
+    if right { Ok(()) } else { Err(value(key, found, expected)) }
+}
+
 pub(super) fn mode_and_driver(file: &File) -> Result<(DaemonMode, Driver), Error> {
     let mode = match file.daemon_mode.as_str() {
         "dedicated" | "multiple" => DaemonMode::Dedicated,

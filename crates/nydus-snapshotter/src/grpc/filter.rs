@@ -209,18 +209,11 @@ impl<'a> Parser<'a> {
     /// Go's escapes: `\x41` and `\101` are bytes, `\u0041` and `\U00000041` characters.
     fn escape(&mut self, quote: char, bytes: &mut Vec<u8>) -> Result<(), Error> {
         let begin = self.at;
-        match self.next() {
-            Some('a') => bytes.push(7),
-            Some('b') => bytes.push(8),
-            Some('f') => bytes.push(12),
-            Some('n') => bytes.push(b'\n'),
-            Some('r') => bytes.push(b'\r'),
-            Some('t') => bytes.push(b'\t'),
-            Some('v') => bytes.push(11),
-            Some('\\') => bytes.push(b'\\'),
-            Some(c) if c == quote => push(bytes, c),
-            Some(c) => return self.numeric(c, begin, bytes),
-            None => return Err(self.error("expected an escape of Go")),
+        let Some(c) = self.next() else { return Err(self.error("expected an escape of Go")) };
+        match "abfnrtv\\".find(c) {
+            Some(at) => bytes.push(b"\x07\x08\x0c\n\r\t\x0b\\"[at]),
+            None if c == quote => push(bytes, c),
+            None => return self.numeric(c, begin, bytes),
         }
         Ok(())
     }

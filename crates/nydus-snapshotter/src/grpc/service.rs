@@ -24,9 +24,6 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 
-/// Snapshots in one message of a listing.
-const BATCH: usize = 100;
-
 type Answer<T> = Result<Response<T>, Status>;
 
 /// The service; clones share the snapshotter.
@@ -199,10 +196,8 @@ fn send_all(
             Ok(page) => page,
             Err(error) => return batches.blocking_send(Err(Error::from(error).into())),
         };
-        let infos: Vec<_> = found.into_iter().map(info).collect();
-        for batch in infos.chunks(BATCH) {
-            batches.blocking_send(Ok(ListSnapshotsResponse { info: batch.to_vec() }))?;
-        }
+        let found = found.into_iter().map(info).collect();
+        batches.blocking_send(Ok(ListSnapshotsResponse { info: found }))?;
         match next {
             Some(next) => after = next,
             None => return Ok(()),

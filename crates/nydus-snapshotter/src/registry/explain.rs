@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 /// Until the registry lets us in, or not; and then for one answer: with the rest of a start, one
 /// that is down is told within 10 seconds.
@@ -79,23 +79,15 @@ async fn ask(backend: &Value, blobs: &[String]) -> Result<(), Error> {
         return Ok(());
     };
     let registry = Arc::new(registry);
-    let mut asked = JoinSet::new();
-    for blob in blobs {
-        if asked.len() == AT_ONCE {
-            joined(asked.join_next().await)?;
-        }
-        let (registry, blob) = (Arc::clone(&registry), blob.clone());
-        asked.spawn(async move { registry.has(&blob).await });
-    }
-    while let Some(answer) = asked.join_next().await {
-        joined(Some(answer))?;
+    for some in blobs.chunks(AT_ONCE) {
+        let ask = |blob: &String| {
+            let (registry, blob) = (Arc::clone(&registry), blob.clone());
+            async move { registry.has(&blob).await }
+        };
+        let asked: JoinSet<_> = some.iter().map(ask).collect();
+        asked.join_all().await.into_iter().collect::<Result<(), _>>()?;
     }
     Ok(())
-}
-
-fn joined(answer: Option<Result<Result<(), Error>, JoinError>>) -> Result<(), Error> {
-    // It does not panic.
-    answer.and_then(Result::ok).unwrap_or(Ok(()))
 }
 
 async fn in_time<T>(

@@ -1,7 +1,7 @@
 //! A job: completes an image's cache, if that must be, and promotes it.
 
 use super::rate::JobControl;
-use super::{Error, Known, ServedImage, Serving, kernel, read};
+use super::{Error, Known, ServedImage, Serving, fuse, kernel, read};
 use crate::cache::{self, Blobs};
 use rafs_erofs::{Cache, Error as Erofs, Phase, Progress};
 use std::io;
@@ -192,20 +192,17 @@ impl Work {
     async fn cache(&self) -> Result<(), Error> {
         let served = self.serving.by_fuse(&self.image).await?;
         let (work, lower) = (self.clone(), served.lower.clone());
-        let read = move || {
-            let kernel = &work.serving.kernel;
-            let image = match rafs_erofs::Image::open(&kernel.bootstrap(work.image.id)) {
-                Ok(image) => image,
-                Err(error) => return Err(error.into()),
-            };
-            let cache = Cache::new(kernel.cache());
+        let read = move || -> Result<(), Error> {
+            let bootstrap = work.serving.kernel.layout.bootstrap(work.image.id);
+            let image = rafs_erofs::Image::open(&bootstrap)?;
+            let cache = Cache::new(&work.serving.config.cache);
             let last = Mutex::new(Instant::now());
             let tell = || {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.elapsed() >= TELL {
                     *last = Instant::now();
                     drop(last);
-                    work.tell(cache.progress(&image).ok().map(Stage::Caching));
+                    let _ = cache.progress(&image).map(|now| work.tell(Stage::Caching(now)));
                 }
             };
             let step = |bytes| {
@@ -213,7 +210,7 @@ impl Work {
                 work.control.worked(bytes, work.serving.rate.as_ref())
             };
             match read::all(&lower, &step) {
-                Err((path, error)) => Err(Error::Read(path, error)),
+                Err((path, error)) => Err(fuse::Error::Unreadable(path, error).into()),
                 Ok(ControlFlow::Break(())) => Err(Erofs::Stopped.into()),
                 Ok(ControlFlow::Continue(())) => Ok(()),
             }
@@ -237,7 +234,7 @@ impl Work {
                     Phase::Copying => Stage::Copying(step.done, step.total),
                     Phase::Verifying => Stage::Verifying(step.done, step.total),
                 };
-                work.tell(Some(stage));
+                work.tell(stage);
                 work.control.worked(bytes, serving.rate.as_ref())
             })
         };
@@ -248,19 +245,17 @@ impl Work {
     /// before it was there, and writes it once more.
     fn shared_blobs(&self) -> io::Result<Blobs> {
         let kernel = &self.serving.kernel;
-        let cached = cache::blobs(kernel.cache())?;
+        let cached = cache::blobs(&self.serving.config.cache)?;
         let mut shared = Blobs::new();
         for served in self.serving.served() {
             if served.image.id != self.image.id && !served.live.shared {
-                cache::add(&mut shared, &cached, &kernel.bootstrap(served.image.id))?;
+                cache::add(&mut shared, &cached, &kernel.layout.bootstrap(served.image.id))?;
             }
         }
         Ok(shared)
     }
 
-    fn tell(&self, stage: Option<Stage>) {
-        if let Some(stage) = stage {
-            self.stage.send_replace(stage);
-        }
+    fn tell(&self, stage: Stage) {
+        self.stage.send_replace(stage);
     }
 }

@@ -49,9 +49,6 @@ pub enum Error {
     /// Not by the kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
-    /// A file cannot be read through `nydusd`.
-    #[error("cannot read {}: {}", .0.display(), .1)]
-    Read(PathBuf, io::Error),
 }
 
 impl From<Erofs> for Error {
@@ -80,8 +77,6 @@ pub struct Serving {
     changed: AtomicBool,
     /// The last job that nobody asked for.
     background: Mutex<Option<Job>>,
-    /// It was said that the kernel serves nothing.
-    told: AtomicBool,
 }
 
 impl Serving {
@@ -111,7 +106,6 @@ impl Serving {
             unanswering: Mutex::default(),
             changed: AtomicBool::new(false),
             background: Mutex::default(),
-            told: AtomicBool::new(false),
         });
         tokio::spawn(Arc::clone(&serving).replace(deaths));
         Ok(serving)
@@ -210,7 +204,7 @@ impl Serving {
         let serving = Arc::clone(self);
         tokio::spawn(async move {
             if let Some(live) = shared.as_ref() {
-                serving.fuse.stop_daemon(live).await?;
+                serving.fuse.stop_daemon(live, None).await?;
             }
             *shared = None;
             Ok(())

@@ -36,10 +36,7 @@ impl Serving {
     /// Promotes the first image that is complete, or is to be completed, unless that goes on.
     /// Images are looked at once in a `collect_interval`.
     pub async fn promote_next(self: Arc<Self>) {
-        if let Err(error) = self.kernel.support().await {
-            if !self.told.swap(true, Ordering::AcqRel) {
-                tracing::warn!(%error, "images stay with nydusd");
-            }
+        if self.kernel.support().await.is_err() {
             return;
         }
         for served in self.served() {

@@ -164,7 +164,8 @@ impl Snapshots {
     async fn count_and_sync(&self, record: &Record) -> Result<Usage> {
         let fs = self.layout.fs(record.id);
         if directories::is_untouched(&fs) {
-            return usage::of_one(&fs).map_err(|error| Error::Directory(fs, error));
+            let one = fs.symlink_metadata().map(|meta| Usage::of(&meta));
+            return one.map_err(|error| Error::Directory(fs, error));
         }
         // Lost with the power, or not made before a kill. Where only `fs` is missing, somebody
         // took it with its contents: no layer is made of that.

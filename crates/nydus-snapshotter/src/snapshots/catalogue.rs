@@ -6,8 +6,8 @@ use crate::resolve::Parent;
 use crate::serving::ServedImage;
 use crate::store::{Lookup, Record};
 
-/// Snapshots in one page of a listing.
-pub(super) const PAGE: usize = 256;
+/// Snapshots in one page of a listing, and in one message of it.
+pub(super) const PAGE: usize = 100;
 
 impl Snapshots {
     /// Calls `look` with every record; false if one is damaged.

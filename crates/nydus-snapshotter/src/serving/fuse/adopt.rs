@@ -56,32 +56,23 @@ impl Fuse {
             let own = instances.iter().filter(|(_, instance)| instance.daemon == *id);
             let own =
                 own.filter_map(|(number, own)| Some((number.parse().ok()?, own.lower.clone())));
+            let instances: Vec<(u64, _)> = own.collect();
             let contests = |(other, daemons): &(String, DaemonRecord)| {
                 other != id && daemons.mountpoint == daemon.mountpoint
             };
             let contested = daemons.iter().any(contests);
-            self.as_recorded(id, daemon, own.collect(), contested)
+            let mut spec = match (daemon.shared, instances.first()) {
+                (true, _) => self.shared_spec(id),
+                (false, first) => self.dedicated_spec(id, first.map_or(0, |(image, _)| *image)),
+            };
+            spec.apisock.clone_from(&daemon.socket);
+            if let Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } = &mut spec.mode
+            {
+                mountpoint.clone_from(&daemon.mountpoint);
+            }
+            Recorded { id: id.clone(), spec, instances, contested }
         };
         Ok(daemons.iter().map(recorded).collect())
-    }
-
-    fn as_recorded(
-        &self,
-        id: &str,
-        daemon: &DaemonRecord,
-        instances: Vec<(u64, PathBuf)>,
-        contested: bool,
-    ) -> Recorded {
-        let first = instances.first().map_or(0, |(image, _)| *image);
-        let mut spec = match daemon.shared {
-            true => self.shared_spec(id),
-            false => self.dedicated_spec(id, first),
-        };
-        spec.apisock.clone_from(&daemon.socket);
-        if let Mode::Dedicated { mountpoint, .. } | Mode::Shared { mountpoint } = &mut spec.mode {
-            mountpoint.clone_from(&daemon.mountpoint);
-        }
-        Recorded { id: id.to_owned(), spec, instances, contested }
     }
 
     /// Takes a daemon over that runs and answers, and says what it has mounted.

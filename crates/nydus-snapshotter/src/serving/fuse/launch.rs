@@ -29,9 +29,9 @@ impl Fuse {
         let (mounted, readable) = if self.config.mode == DaemonMode::Shared {
             // Unmounting an image early is what the daemon of all others need not survive.
             probing.await?;
-            (self.mount(&image, &config).await, Ok(()))
+            (self.mount_shared(&image, &config).await, Ok(()))
         } else {
-            tokio::join!(self.mount(&image, &config), probing)
+            tokio::join!(self.mount_dedicated(&image, &config), probing)
         };
         let (live, lower) = match mounted {
             // What the registry says explains more.
@@ -55,23 +55,9 @@ impl Fuse {
         }
     }
 
-    async fn mount(
-        &self,
-        image: &ServedImage,
-        config: &Secret,
-    ) -> Result<(Arc<Live>, PathBuf), Error> {
-        let bootstrap = self.layout.bootstrap(image.id);
-        let mounted = match self.config.mode {
-            DaemonMode::Shared => self.mount_shared(image, &bootstrap, config).await?,
-            _ => self.mount_dedicated(image, &bootstrap, config).await?,
-        };
-        Ok(mounted)
-    }
-
     async fn mount_dedicated(
         &self,
         image: &ServedImage,
-        bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
         let id = self.recorded_daemon(image.id)?;
@@ -83,7 +69,7 @@ impl Fuse {
             // A dead mount would be in the way of its own directory.
             clear_stale(&spec).await?;
             files::prepare(&self.config, &spec)?;
-            files::bring_blob_meta(&self.config, bootstrap)?;
+            files::bring_blob_meta(&self.config, &self.layout.bootstrap(image.id))?;
             files::write_secret(&config_file, config)?;
             self.start(&id, spec.clone(), false).await
         };
@@ -102,7 +88,6 @@ impl Fuse {
     async fn mount_shared(
         &self,
         image: &ServedImage,
-        bootstrap: &Path,
         config: &Secret,
     ) -> Result<(Arc<Live>, PathBuf), Error> {
         let lower = self.layout.shared_mount().join(image.id.to_string());
@@ -110,9 +95,9 @@ impl Fuse {
         let mounted = async {
             files::write_secret(&config_file, config)?;
             let live = self.shared_daemon().await?;
-            files::bring_blob_meta(&self.config, bootstrap)?;
+            files::bring_blob_meta(&self.config, &self.layout.bootstrap(image.id))?;
             self.remember(&live.id, live.daemon.spec(), Some((image.id, &lower))).await?;
-            let source = bootstrap.to_string_lossy().into_owned();
+            let source = self.layout.bootstrap(image.id).to_string_lossy().into_owned();
             let mount = Mount::rafs(source, config.clone());
             match live.daemon.client().mount(&files::submount(image.id), &mount).await {
                 // Killed between this call and its record: it is ours.
@@ -177,33 +162,28 @@ impl Fuse {
             }
             return self.forget(None, Some(id)).await;
         }
+        self.stop_daemon(live, Some(id)).await
+    }
+
+    /// Stops a daemon, and forgets it and the only image that it serves.
+    pub(in crate::serving) async fn stop_daemon(
+        &self,
+        live: &Live,
+        image: Option<u64>,
+    ) -> Result<(), Error> {
         live.stopping.store(true, Ordering::Release);
         live.daemon.stop().await?;
         live.gone.store(true, Ordering::Release);
         files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));
         tracing::info!(daemon = live.id, "nydusd is stopped");
-        self.discard_foreign_logs(live);
-        self.forget(Some(&live.id), Some(id)).await
-    }
-
-    /// Stops a daemon that serves nothing, and forgets it.
-    pub(in crate::serving) async fn stop_daemon(&self, live: &Live) -> Result<(), Error> {
-        live.stopping.store(true, Ordering::Release);
-        live.daemon.stop().await?;
-        files::discard(live.daemon.spec(), &self.layout.daemon_config(&live.id));
-        tracing::info!(daemon = live.id, "nydusd is stopped");
-        self.discard_foreign_logs(live);
-        self.forget(Some(&live.id), None).await
-    }
-
-    /// Logs of a daemon that was taken over: no snapshot's end takes them along, and none of that
-    /// name comes again.
-    fn discard_foreign_logs(&self, live: &Live) {
+        // Of one that was taken over: no snapshot's end takes them along, and none of that name
+        // comes again.
         if !files::is_own_name(&live.id)
             && let Err(error) = files::discard_logs(&self.config, &live.id)
         {
             tracing::warn!(daemon = live.id, %error, "its logs cannot be removed");
         }
+        self.forget(Some(&live.id), image).await
     }
 
     async fn remember(

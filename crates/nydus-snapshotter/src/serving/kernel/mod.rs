@@ -22,7 +22,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tokio::task::{JoinError, spawn_blocking};
@@ -66,7 +66,7 @@ impl Error {
 /// Promotes and mounts images. Which are promoted is for [`super::Serving`] to know.
 pub(crate) struct Kernel {
     config: Arc<Config>,
-    layout: Layout,
+    pub(super) layout: Layout,
     /// Directory of all of them.
     place: PathBuf,
     support: OnceCell<Result<Way, Unsupported>>,
@@ -86,14 +86,6 @@ impl Kernel {
         Ok((Self { config, layout, place, support: OnceCell::new() }, found))
     }
 
-    pub(super) fn cache(&self) -> &Path {
-        &self.config.cache
-    }
-
-    pub(super) fn bootstrap(&self, id: u64) -> PathBuf {
-        self.layout.bootstrap(id)
-    }
-
     /// How this kernel serves images; tried once.
     pub(crate) async fn support(&self) -> Result<Way, Error> {
         if self.config.kernel_native == KernelNative::Off {
@@ -103,7 +95,8 @@ impl Kernel {
         let probe = move || {
             // What is wrong with the directory is what the probe says.
             let _ = make_directory(&scratch, PRIVATE);
-            rafs_erofs::probe(&scratch)
+            let warn = |error: &_| tracing::warn!(%error, "images stay with nydusd");
+            rafs_erofs::probe(&scratch).inspect_err(warn)
         };
         let probed = self.support.get_or_try_init(|| spawn_blocking(probe)).await;
         Ok(probed?.clone()?)
@@ -120,7 +113,7 @@ impl Kernel {
 
     /// How much of an image is cached now.
     pub(super) async fn progress(&self, id: u64) -> Result<Progress, Error> {
-        let (bootstrap, cache) = (self.bootstrap(id), self.config.cache.clone());
+        let (bootstrap, cache) = (self.layout.bootstrap(id), self.config.cache.clone());
         // Whoever made the image may have put anything there, such as a FIFO.
         bootstrap::version(&bootstrap)?;
         let count = move || {
@@ -137,7 +130,7 @@ impl Kernel {
         shared: &Blobs,
         step: &mut dyn FnMut(Step) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        let (own, bootstrap, into) = (self.own(id), &*self.bootstrap(id), &*self.files(id));
+        let (own, bootstrap, into) = (self.own(id), &*self.layout.bootstrap(id), &*self.files(id));
         make_directory(&own, PRIVATE).map_err(|error| Error::File(own, error))?;
         let (cache, verity) = (&*self.config.cache, true);
         let outcome = Promotion { bootstrap, cache, into, verity, shared }.run(step);
