@@ -84,6 +84,23 @@ pub fn blobs(cache: &Path) -> io::Result<Blobs> {
     Ok(blobs)
 }
 
+/// Whether data of one of these blobs (`sha256:…`) is cached; where none is told, of one that the
+/// bootstrap names.
+///
+/// # Errors
+/// The cache or the bootstrap cannot be read.
+pub fn has_data(cache: &Path, digests: &[String], bootstrap: &Path) -> io::Result<bool> {
+    const DATA: [&str; 3] = ["", ".blob.data", ".blob.raw"];
+    let name = |digest: &String| digest.rsplit(':').next().map(str::to_owned);
+    let mut named: Blobs = digests.iter().filter_map(name).collect();
+    if named.is_empty() {
+        add(&mut named, &blobs(cache)?, bootstrap)?;
+    }
+    // A file as long as the blob is made at once, and has nothing in it.
+    let has = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| Usage::of(&meta).size > 0);
+    Ok(named.iter().any(|blob| DATA.iter().any(|suffix| has(file(cache, blob, suffix)))))
+}
+
 /// Removes what is cached of these blobs.
 ///
 /// # Errors
@@ -139,6 +156,27 @@ mod tests {
         assert_eq!(usage(cache.path(), &format!("sha256:{used}")), all);
         assert!(others.iter().all(|other| cache.path().join(other).exists()));
         assert_eq!(blobs(&cache.path().join("missing")).unwrap(), Blobs::new());
+    }
+
+    #[test]
+    fn data_of_an_image() {
+        let cache = tempfile::tempdir().unwrap();
+        let (bootstrap, blob) = (cache.path().join("image.boot"), "a".repeat(64));
+        fs::write(&bootstrap, format!("{blob}\0")).unwrap();
+        let check = |expected| {
+            for digests in [vec![], vec![format!("sha256:{blob}")]] {
+                let found = has_data(cache.path(), &digests, &bootstrap).unwrap();
+                assert_eq!(found, expected, "{digests:?}");
+            }
+            assert!(!has_data(cache.path(), &["sha256:b".into()], &bootstrap).unwrap());
+        };
+        check(false);
+        fs::write(file(cache.path(), &blob, ".chunk_map"), "x").unwrap();
+        let data = fs::File::create(file(cache.path(), &blob, ".blob.data")).unwrap();
+        data.set_len(1 << 20).unwrap();
+        check(false);
+        std::os::unix::fs::FileExt::write_at(&data, b"x", 4096).unwrap();
+        check(true);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::layout::Layout;
 use crate::mounts::Host;
 use crate::operator::metrics::{self, Metrics};
 use crate::operator::status::Status;
-use crate::serving::{ServedImage, Serving};
+use crate::serving::Serving;
 use crate::snapshots::{Snapshots, directories};
 use crate::{cgroup, import};
 use anyhow::{Context, Result, bail, ensure};
@@ -48,9 +48,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     let snapshots = Arc::new(open(&config)?);
     let (metrics, serving) = (Arc::new(Metrics::default()), Arc::clone(&snapshots.serving));
     // Clients that have connected already wait for this.
-    let unknown = |id| ServedImage { id, ..ServedImage::default() };
-    let image = |id| snapshots.image(id).unwrap_or_else(|_| unknown(id));
-    let recovering = tokio::spawn(serving.adopt(image)?);
+    let recovering = tokio::spawn(serving.adopt(|id| snapshots.image(id))?);
     if config.kernel_native == KernelNative::Required {
         serving.kernel.support().await.context("kernel_native = \"required\"")?;
     }

@@ -48,8 +48,7 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
         // Only a file with several names can be met twice.
         let seen = !meta.is_dir() && meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino()));
         if !seen {
-            usage.inodes += 1;
-            usage.size += meta.blocks() * BLOCK;
+            usage = usage + Usage::of(&meta);
         }
     }
     Ok(usage)

@@ -242,6 +242,45 @@ fn check_wrong(node: &mut Node, wrong: &Wrong) {
     check_container(node, &node.unpack(), "right");
 }
 
+/// What is cached of an image starts it, whatever is wrong with its registry.
+#[test]
+fn what_is_cached_needs_no_registry() {
+    let names = [
+        "wrong credentials",
+        "no credentials",
+        "the registry is down",
+        "a blob is missing",
+        "the registry stalls",
+    ];
+    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V5)) {
+        let top = node.unpack();
+        check_container(&node, &top, "first");
+        node.expect(node.client.remove("first"));
+        for wrong in WRONG.iter().filter(|wrong| names.contains(&wrong.what)) {
+            (wrong.wrong)(&mut node);
+            // In dedicated mode it ends by itself.
+            node.expect(node.client.cleanup());
+            end_daemons(&node);
+            check_container(&node, &top, wrong.what);
+            node.expect(node.client.remove(wrong.what));
+            (wrong.right)(&mut node);
+        }
+        node.clear();
+    }
+}
+
+fn end_daemons(node: &Node) {
+    let killed = node.daemons();
+    for pid in killed.iter().copied().filter_map(rustix::process::Pid::from_raw) {
+        // It may have ended.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let ended = service::until(Duration::from_secs(20), || {
+        !node.daemons().iter().any(|pid| killed.contains(pid))
+    });
+    assert!(ended, "{}", node.snapshotter.said());
+}
+
 /// A disk that others filled: what needs space fails, Remove does not, and then there is some.
 #[test]
 fn a_full_disk_is_survived() {

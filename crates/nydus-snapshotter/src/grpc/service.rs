@@ -18,7 +18,6 @@ use nydus_mount_slice::Mount;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
@@ -63,8 +62,10 @@ impl Service {
     async fn prepare_or_undo(&self, new: New) -> snapshots::Result<Vec<WireMount>> {
         let snapshots = Arc::clone(&self.snapshots);
         let prepare = Box::pin(async move { snapshots.prepare(new).await });
-        let mut unfinished = Unfinished(Some(prepare), Arc::clone(&self.snapshots));
-        let outcome = std::future::poll_fn(|context| unfinished.poll(context)).await;
+        let snapshots = Arc::clone(&self.snapshots);
+        let mut unfinished = Unfinished { prepare, snapshots, done: false };
+        let outcome = (&mut unfinished.prepare).await;
+        unfinished.done = true;
         let (_, mount) = outcome?;
         Ok(vec![wire_mount(mount)])
     }
@@ -73,22 +74,19 @@ impl Service {
 type Preparing = Pin<Box<dyn Future<Output = snapshots::Result<(Record, Mount)>> + Send>>;
 
 /// A Prepare whose client may go away.
-struct Unfinished(Option<Preparing>, Arc<Snapshots>);
-
-impl Unfinished {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<snapshots::Result<(Record, Mount)>> {
-        let Some(prepare) = &mut self.0 else { return Poll::Pending };
-        let polled = prepare.as_mut().poll(context);
-        if polled.is_ready() {
-            self.0 = None;
-        }
-        polled
-    }
+struct Unfinished {
+    prepare: Preparing,
+    snapshots: Arc<Snapshots>,
+    done: bool,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let (Some(prepare), snapshots) = (self.0.take(), Arc::clone(&self.1)) else { return };
+        if self.done {
+            return;
+        }
+        let prepare = std::mem::replace(&mut self.prepare, Box::pin(std::future::pending()));
+        let snapshots = Arc::clone(&self.snapshots);
         tokio::spawn(async move {
             if let Ok((record, _)) = prepare.await {
                 tracing::warn!(key = record.key, id = record.id, "the client is gone: undone");

@@ -107,13 +107,13 @@ fn of_images(registry: &mut Registry, serving: &Serving) {
     let bytes = family(registry, "image_bytes", "Bytes that the image has, unpacked");
     let clamp = |value: u64| value.try_into().unwrap_or(i64::MAX);
     for (snapshot, Entry { fuse, known, seen, .. }) in serving.all() {
-        if let Some(served) = fuse.filter(|_| seen.is_there()) {
+        if let Some(served) = fuse.filter(|_| seen.asked.is_some()) {
             let of = Instance { snapshot, image: served.image.reference().to_owned() };
             readable.get_or_create(&of).set(seen.trouble.is_none().into());
             failed.get_or_create(&of).set(clamp(seen.failed_operations));
             read.get_or_create(&of).set(clamp(seen.bytes_read));
         }
-        if known.is_told() {
+        if known.promoted || known.progress.is_some() || known.why.is_some() {
             let (of, progress) = (Snapshot { snapshot }, known.now().unwrap_or_default());
             kernel.get_or_create(&of).set(known.promoted.into());
             cached.get_or_create(&of).set(clamp(progress.ready_bytes));

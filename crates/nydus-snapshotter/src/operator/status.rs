@@ -56,15 +56,8 @@ impl Status {
     }
 
     fn list(&self) -> Result<Vec<Snapshot>> {
-        let (mut after, mut all) = (String::new(), Vec::new());
-        loop {
-            let (records, next) = self.snapshots.list(|_| true, &after)?;
-            all.extend(records.into_iter().map(snapshot));
-            match next {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
+        let mut all = Vec::new();
+        self.snapshots.each(|record| all.push(snapshot(record)))?;
         all.sort_by_key(|snapshot| snapshot.id);
         Ok(all)
     }

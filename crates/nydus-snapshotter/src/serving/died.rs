@@ -18,7 +18,11 @@ impl Serving {
         while let Some(dead) = died.recv().await {
             let serving = Arc::clone(&self);
             tokio::spawn(async move {
-                if !serving.hand_to_successor(&dead).await {
+                let succeeded = serving.hand_to_successor(&dead).await;
+                if let Err(error) = &succeeded {
+                    tracing::error!(daemon = dead.id, %error, "no successor: nydusd is started anew");
+                }
+                if !succeeded.unwrap_or_default() {
                     serving.revive(&dead).await;
                 }
             });
@@ -32,41 +36,33 @@ impl Serving {
 
     /// Lets a successor go on where a dead daemon stopped, or finds that it has one; false if that
     /// is not possible. Who asks for the daemon's images meanwhile waits.
-    async fn hand_to_successor(&self, dead: &Arc<Live>) -> bool {
-        let Some(session) = dead.session.lock().await.take() else { return false };
-        let succeeded = async {
-            let first = self.images_on(dead).first().map(|served| served.image.id);
-            let (mut shared, _turn) = match (dead.shared, first) {
-                (true, _) => (Some(self.fuse.shared.lock().await), None),
-                (false, Some(id)) => (None, Some(self.turn(id).await)),
-                (false, None) => return Ok(()),
-            };
-            let is_dead = |live: &Arc<Live>| Arc::ptr_eq(live, dead);
-            let replaced = match &shared {
-                Some(shared) => !shared.as_ref().is_some_and(is_dead),
-                None => self.images_on(dead).is_empty(),
-            };
-            if replaced {
-                return Ok(());
-            }
-            let live = self.fuse.start_successor(dead, session).await?;
-            if let Some(shared) = &mut shared {
-                **shared = Some(Arc::clone(&live));
-            }
-            for served in self.images_on(dead) {
-                let served = Served { live: Arc::clone(&live), ..Served::clone(&served) };
-                self.entry(served.image.id, |entry| entry.fuse = Some(Arc::new(served)));
-            }
-            self.fuse.collect_session(&live);
-            Ok::<_, fuse::Error>(())
+    async fn hand_to_successor(&self, dead: &Arc<Live>) -> Result<bool, fuse::Error> {
+        let Some(session) = dead.session.lock().await.take() else { return Ok(false) };
+        let first = self.images_on(dead).first().map(|served| served.image.id);
+        let (mut shared, _turn) = match (dead.shared, first) {
+            (true, _) => (Some(self.fuse.shared.lock().await), None),
+            (false, Some(id)) => (None, Some(self.turn(id).await)),
+            (false, None) => return Ok(true),
         };
-        match succeeded.await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(daemon = dead.id, %error, "no successor: nydusd is started anew");
-                false
+        let is_dead = |live: &Arc<Live>| Arc::ptr_eq(live, dead);
+        let replaced = match &shared {
+            Some(shared) => !shared.as_ref().is_some_and(is_dead),
+            None => self.images_on(dead).is_empty(),
+        };
+        if replaced {
+            return Ok(true);
+        }
+        let live = self.fuse.start_successor(dead, session).await?;
+        if let Some(shared) = &mut shared {
+            **shared = Some(Arc::clone(&live));
+        }
+        for served in self.entries().values_mut().filter_map(|entry| entry.fuse.as_mut()) {
+            if is_dead(&served.live) {
+                *served = Arc::new(Served { live: Arc::clone(&live), ..Served::clone(served) });
             }
         }
+        self.fuse.collect_session(&live);
+        Ok(true)
     }
 
     /// Serves its images again.

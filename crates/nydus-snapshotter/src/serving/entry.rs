@@ -47,12 +47,6 @@ impl Known {
             _ => self.progress,
         }
     }
-
-    /// Whether there is something to be told.
-    pub fn is_told(&self) -> bool {
-        let job = self.job.is_some();
-        self.promoted || job || self.progress.is_some() || self.why.is_some()
-    }
 }
 
 /// What was seen of an image that `nydusd` serves.
@@ -65,15 +59,10 @@ pub struct Seen {
     /// Bytes read from the image.
     pub bytes_read: u64,
     /// The blob that the registry was asked for; `None` if nobody has looked.
-    pub(super) asked: Option<usize>,
+    pub asked: Option<usize>,
 }
 
 impl Seen {
-    /// Whether somebody has looked.
-    pub fn is_there(&self) -> bool {
-        self.asked.is_some()
-    }
-
     /// The blob to ask for next: one at a time, so that a registry is not asked for all blobs of
     /// all images over and over; the same as long as it cannot be had.
     pub(super) fn next(&self, blobs: usize) -> usize {

@@ -202,7 +202,9 @@ impl Work {
                 if last.elapsed() >= TELL {
                     *last = Instant::now();
                     drop(last);
-                    let _ = cache.progress(&image).map(|now| work.tell(Stage::Caching(now)));
+                    let _ = cache
+                        .progress(&image)
+                        .map(|now| work.stage.send_replace(Stage::Caching(now)));
                 }
             };
             let step = |bytes| {
@@ -234,7 +236,7 @@ impl Work {
                     Phase::Copying => Stage::Copying(step.done, step.total),
                     Phase::Verifying => Stage::Verifying(step.done, step.total),
                 };
-                work.tell(stage);
+                work.stage.send_replace(stage);
                 work.control.worked(bytes, serving.rate.as_ref())
             })
         };
@@ -253,9 +255,5 @@ impl Work {
             }
         }
         Ok(shared)
-    }
-
-    fn tell(&self, stage: Stage) {
-        self.stage.send_replace(stage);
     }
 }

@@ -35,7 +35,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 /// The right to change who serves an image.
 pub(crate) type Turn = OwnedMutexGuard<()>;
@@ -97,9 +97,11 @@ impl Serving {
             let known = Known { promoted: true, progress, ..Known::default() };
             (id, Entry { known, ..Entry::default() })
         };
+        let (binary, shared) = (OnceCell::new(), Arc::default());
+        let (daemons, layout) = (Arc::clone(config), layout.clone());
         let serving = Arc::new(Self {
             config: Arc::clone(config),
-            fuse: Fuse::new(Arc::clone(config), cgroup, layout.clone(), store, died),
+            fuse: Fuse { config: daemons, cgroup, layout, store, binary, shared, died },
             kernel,
             rate: config.warm_rate.map(RateLimit::new),
             entries: Mutex::new(found.into_iter().map(entry).collect()),

@@ -11,7 +11,10 @@ pub(super) const PAGE: usize = 100;
 
 impl Snapshots {
     /// Calls `look` with every record; false if one is damaged.
-    pub(super) fn each(&self, mut look: impl FnMut(Record)) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn each(&self, mut look: impl FnMut(Record)) -> Result<bool> {
         let read = self.store.read()?;
         let (mut after, mut whole) = (String::new(), true);
         loop {
@@ -47,20 +50,19 @@ impl Snapshots {
         let images = self.images()?;
         let is_it =
             |(id, reference): &&(u64, String)| reference == wanted || id.to_string() == wanted;
-        images.iter().rev().find(is_it).map(|(id, _)| self.image(*id)).transpose()
+        Ok(images.iter().rev().find(is_it).map(|(id, _)| self.image(*id)))
     }
 
     /// The image whose bootstrap is in this snapshot: after a restart, when only its number is
-    /// known. Of one that is gone, or whose record is damaged, nothing else is known.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub fn image(&self, id: u64) -> Result<ServedImage> {
-        let read = self.store.read()?;
-        let record = read.image_key(id)?.and_then(|key| read.find(&key).ok().flatten());
-        let Some(record) = record else { return Ok(ServedImage { id, ..ServedImage::default() }) };
-        let chain: Vec<_> = read.parents(&record).unwrap_or_default().iter().map(parent).collect();
-        Ok(image(&parent(&record), &chain))
+    /// known. Of one that is gone, or whose record cannot be read, nothing else is known.
+    pub fn image(&self, id: u64) -> ServedImage {
+        let found = || {
+            let read = self.store.read().ok()?;
+            let record = read.find(&read.image_key(id).ok()??).ok()??;
+            let chain = read.parents(&record).unwrap_or_default();
+            Some(image(&parent(&record), &chain.iter().map(parent).collect::<Vec<_>>()))
+        };
+        found().unwrap_or_else(|| ServedImage { id, ..ServedImage::default() })
     }
 }
 

@@ -96,7 +96,7 @@ impl Snapshots {
     /// Unmounts what the kernel serves and nobody uses.
     async fn unmount_unused(&self) -> Result<()> {
         for id in self.serving.promoted() {
-            let image = self.image(id)?;
+            let image = self.image(id);
             let unused = || matches!(self.is_used(&image, false, |_| true), Ok(false));
             if unused()
                 && let Err(error) = self.serving.unmount(id, unused).await

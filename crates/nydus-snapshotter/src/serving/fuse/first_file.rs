@@ -12,8 +12,9 @@ const ENTRIES: usize = 512;
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// Reads a file of a mounted image. It may hang as long as its daemon lives.
-pub(super) async fn read(served: &Served) -> Result<(), Error> {
+/// Reads a file of a mounted image, unless something of that is `cached`. It may hang as long as its
+/// daemon lives.
+pub(super) async fn read(served: &Served, cached: bool) -> Result<(), Error> {
     let (lower, shared) = (served.lower.clone(), served.live.shared);
     let name = lower.clone();
     let reading = tokio::task::spawn_blocking(move || {
@@ -22,11 +23,10 @@ pub(super) async fn read(served: &Served) -> Result<(), Error> {
         {
             tracing::warn!(path = %mountpoint.display(), %error, "may be known as it was before");
         }
-        in_tree(&lower)
+        if cached { Ok(()) } else { in_tree(&lower) }
     });
     match tokio::time::timeout(LIMIT, reading).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => Err(Error::Unreadable(name, io::Error::other(error))),
+        Ok(read) => read?,
         Err(_) => {
             let late = io::Error::other(format!("no answer in {LIMIT:?}"));
             Err(Error::Unreadable(name, late))

@@ -4,6 +4,7 @@ use super::{
     DAEMONS, DaemonRecord, Error, Fuse, INSTANCES, InstanceRecord, Live, SHARED, Served,
     ServedImage, files, first_file,
 };
+use crate::cache;
 use crate::config::DaemonMode;
 use crate::registry::explain;
 use nydus_mount_slice::{FsVersion, Secret};
@@ -12,20 +13,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 
 /// How long `nydusd` may take to be ready: it is fast, but nodes are busy.
 const READY: Duration = Duration::from_secs(30);
 
 impl Fuse {
-    /// Serves an image that nobody serves. The registry is asked while the daemon starts.
+    /// Serves an image that nobody serves. The registry is asked while the daemon starts, and a
+    /// file is read: but never of an image of which something is cached, which is not to be refused
+    /// because its registry is away, has lost a blob or does not know us any more.
     pub(in crate::serving) async fn launch(&self, image: ServedImage) -> Result<Served, Error> {
         let bootstrap = self.layout.bootstrap(image.id);
         if bootstrap::version(&bootstrap)? == FsVersion::V6 {
-            files::discard_inconsistent(&self.config.cache, bootstrap, &image.blobs).await;
+            files::discard_inconsistent(&self.config.cache, bootstrap.clone(), &image.blobs).await;
         }
+        let (cache, blobs) = (self.config.cache.clone(), image.blobs.clone());
+        let look = move || cache::has_data(&cache, &blobs, &bootstrap).unwrap_or_default();
+        let cached = spawn_blocking(look).await?;
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
-        let probing = explain::blobs(&config, &image.blobs);
+        let probing =
+            async { if cached { Ok(()) } else { explain::blobs(&config, &image.blobs).await } };
         let (mounted, readable) = if self.config.mode == DaemonMode::Shared {
             // Unmounting an image early is what the daemon of all others need not survive.
             probing.await?;
@@ -40,7 +48,7 @@ impl Fuse {
         };
         let served = Served { image, lower, config, live };
         let readable = match readable {
-            Ok(()) => first_file::read(&served).await,
+            Ok(()) => first_file::read(&served, cached).await,
             refused => refused.map_err(Error::from),
         };
         match readable {

@@ -145,30 +145,19 @@ pub enum Error {
 
 /// Starts and stops daemons. Which image has which is for [`super::Serving`] to know.
 pub(crate) struct Fuse {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// Control group of the daemons.
-    cgroup: Option<PathBuf>,
-    layout: Layout,
-    store: Store,
-    binary: OnceCell<Binary>,
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) layout: Layout,
+    pub(super) store: Store,
+    pub(super) binary: OnceCell<Binary>,
     /// The daemon of all images.
     pub(super) shared: Arc<Mutex<Option<Arc<Live>>>>,
     /// Told of each daemon that ends by itself.
-    died: UnboundedSender<Arc<Live>>,
+    pub(super) died: UnboundedSender<Arc<Live>>,
 }
 
 impl Fuse {
-    pub(super) fn new(
-        config: Arc<Config>,
-        cgroup: Option<PathBuf>,
-        layout: Layout,
-        store: Store,
-        died: UnboundedSender<Arc<Live>>,
-    ) -> Self {
-        let (binary, shared) = (OnceCell::new(), Arc::default());
-        Self { config, cgroup, layout, store, binary, shared, died }
-    }
-
     /// Removes the logs of an image's daemon.
     pub(crate) fn discard_logs(&self, id: u64) -> io::Result<()> {
         files::discard_logs(&self.config, &files::dedicated(id))
