@@ -35,9 +35,10 @@ fn modules() -> BTreeMap<Module, String> {
 fn paths(text: &str) -> Vec<Module> {
     let path = Regex::new(r"\b(?:crate|super)(?:::\w+)*(?:::\{[^{}]*\})?").unwrap();
     let nested = Regex::new(r"::\{[^{}]*\}").unwrap();
+    let outer = Regex::new(r"::\{[^{};]*::\{").unwrap();
     // Braces in braces: what is in the inner ones are items, mostly, and their module stays.
     let mut flat = text.to_owned();
-    while let Some(outer) = Regex::new(r"::\{[^{};]*::\{").unwrap().find(&flat).map(|m| m.end()) {
+    while let Some(outer) = outer.find(&flat).map(|found| found.end()) {
         let inner = nested.find_at(&flat, outer - 3).expect("braces match").range();
         flat.replace_range(inner, "");
     }

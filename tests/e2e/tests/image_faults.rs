@@ -4,8 +4,9 @@ use nydus_e2e::bare::{
     LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
 };
 use nydus_e2e::client::Labels;
-use nydus_e2e::image::Rafs;
+use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::proxy::{Fault, Proxy};
+use nydus_e2e::rootfs;
 use nydus_e2e::service;
 use nydus_e2e::stage::Stage;
 use std::fs::{self, File};
@@ -251,6 +252,7 @@ fn what_is_cached_needs_no_registry() {
         "the registry is down",
         "a blob is missing",
         "the registry stalls",
+        "a credential helper that hangs",
     ];
     for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V5)) {
         let top = node.unpack();
@@ -361,6 +363,8 @@ fn a_client_gives_up_the_mounts() {
         for fault in [Fault::Stall, Fault::None] {
             node.snapshotter.service().kill();
             service::end_naming(&node.snapshotter.root());
+            // What is cached would be given without a question.
+            fs::remove_dir_all(node.snapshotter.root().join("cache")).expect("a cache");
             node.snapshotter.restart();
             node.fail(fault.clone());
             let millis = if fault == Fault::None { 5 } else { 1500 };
@@ -379,7 +383,8 @@ fn a_client_gives_up_the_mounts() {
     }
 }
 
-/// An image with wrong credentials is refused; nydusd, which prefetches, goes on for the other.
+/// An image with wrong credentials, of which nothing is cached, is refused; nydusd, which prefetches,
+/// goes on for the other.
 #[test]
 fn a_refused_image_harms_no_other() {
     let Some(node) = Node::start("shared", Rafs::V6) else { return };
@@ -390,9 +395,14 @@ fn a_refused_image_harms_no_other() {
     fs::write(template(&node), text).expect("a template");
     let root = node.mount(&node.container("c1", &node.unpack()), "m1");
     let before = node.daemons();
-    let second = node.unpack_another();
+    let layers = [node.stage.join("layer3")];
+    rootfs::layer(&layers[0], &[("data/other", b"other\n")]);
+    let other = image::nydus(&node.stage.join("other"), &layers, node.version).expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let names = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let second = names.last().expect("a layer");
     node.snapshotter.login(&node.host, (LOGIN.0, "wrong"));
-    let refused = node.client.prepare("c2", &second, &Labels::new()).expect_err("credentials");
+    let refused = node.client.prepare("c2", second, &Labels::new()).expect_err("credentials");
     assert!(refused.message().contains("refuses the credentials"), "{refused}");
     node.snapshotter.login(&node.host, LOGIN);
     check_files(&root);

@@ -56,8 +56,12 @@ pub(super) fn forget_entries(mountpoint: &Path) -> io::Result<()> {
     Ok(fsconfig_reconfigure(picked)?)
 }
 
-/// The configuration of `image` from the template, with credentials.
-pub(super) async fn render(settings: &Config, image: &ServedImage) -> Result<Secret, Error> {
+/// The configuration of `image` from the template, with credentials if those are to be asked for.
+pub(super) async fn render(
+    settings: &Config,
+    image: &ServedImage,
+    ask: bool,
+) -> Result<Secret, Error> {
     let template = &settings.file.daemon.nydusd_config;
     let bad = |why: String| Error::Template(template.clone(), why);
     let text = fs::read(template).map_err(|error| bad(error.to_string()))?;
@@ -67,7 +71,7 @@ pub(super) async fn render(settings: &Config, image: &ServedImage) -> Result<Sec
         bad(format!("no JSON: {:?} error in line {}", error.classify(), error.line()))
     })?;
     let reference = image_ref(&image.labels);
-    let credential = match reference.filter(|_| is_registry(&template)) {
+    let credential = match reference.filter(|_| ask && is_registry(&template)) {
         Some(reference) => {
             let (host, _) = host_and_repository(Some(reference)).map_err(template::Error::from)?;
             credentials::find(&image.labels, &host).await?

@@ -4,7 +4,6 @@ use super::{
     DAEMONS, DaemonRecord, Error, Fuse, INSTANCES, InstanceRecord, Live, SHARED, Served,
     ServedImage, files, first_file,
 };
-use crate::cache;
 use crate::config::DaemonMode;
 use crate::registry::explain;
 use nydus_mount_slice::{FsVersion, Secret};
@@ -13,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 
 /// How long `nydusd` may take to be ready: it is fast, but nodes are busy.
 const READY: Duration = Duration::from_secs(30);
@@ -25,11 +23,9 @@ impl Fuse {
     pub(in crate::serving) async fn launch(&self, image: ServedImage) -> Result<Served, Error> {
         let bootstrap = self.layout.bootstrap(image.id);
         if bootstrap::version(&bootstrap)? == FsVersion::V6 {
-            files::discard_inconsistent(&self.config.cache, bootstrap.clone(), &image.blobs).await;
+            files::discard_inconsistent(&self.config.cache, bootstrap, &image.blobs).await;
         }
-        let (cache, blobs) = (self.config.cache.clone(), image.blobs.clone());
-        let look = move || cache::has_data(&cache, &blobs, &bootstrap).unwrap_or_default();
-        let cached = spawn_blocking(look).await?;
+        let cached = self.is_cached(&image).await?;
         let config = self.config(&image).await?;
         files::space(self.layout.root())?;
         let probing =

@@ -10,6 +10,7 @@ mod records;
 mod template;
 
 use super::ServedImage;
+use crate::cache;
 use crate::config::Config;
 use crate::layout::Layout;
 use crate::registry::credentials;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::spawn_blocking;
 
 /// What was started, by the daemon's name.
 pub const DAEMONS: Set<DaemonRecord> = Set::new("daemons");
@@ -163,9 +165,24 @@ impl Fuse {
         files::discard_logs(&self.config, &files::dedicated(id))
     }
 
-    /// `nydusd`'s configuration for an image, as it would be now.
+    /// `nydusd`'s configuration for an image, as it would be now. A credential helper that hangs
+    /// must not keep an image from being served of which something is cached.
     pub(crate) async fn config(&self, image: &ServedImage) -> Result<Secret, Error> {
-        files::render(&self.config, image).await
+        match files::render(&self.config, image, true).await {
+            Err(Error::NoCredentials(error)) if self.is_cached(image).await? => {
+                tracing::warn!(snapshot = image.id, %error, "there are no credentials");
+                files::render(&self.config, image, false).await
+            }
+            rendered => rendered,
+        }
+    }
+
+    /// Whether something of an image is cached.
+    async fn is_cached(&self, image: &ServedImage) -> Result<bool, Error> {
+        let (cache, blobs) = (self.config.cache.clone(), image.blobs.clone());
+        let bootstrap = self.layout.bootstrap(image.id);
+        let look = move || cache::has_data(&cache, &blobs, &bootstrap).unwrap_or_default();
+        Ok(spawn_blocking(look).await?)
     }
 
     /// Waits for the end of a daemon.
