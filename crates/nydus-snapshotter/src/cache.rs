@@ -1,5 +1,6 @@
 //! The cache of blobs: what a blob takes there, and which may go.
 
+use crate::disk;
 use crate::labels::{LAYER_DIGEST, NYDUS_BLOB, NYDUS_BOOTSTRAP};
 use crate::store::Record;
 use crate::usage::Usage;
@@ -8,11 +9,8 @@ use rafs_erofs::SUFFIXES;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes in a block of `stat(2)`.
-const BLOCK: u64 = 512;
 /// Digits of a blob's name.
 const DIGITS: usize = 64;
 
@@ -23,7 +21,7 @@ pub type Blobs = BTreeSet<String>;
 pub fn usage(cache: &Path, digest: &str) -> Usage {
     let name = digest.rsplit(':').next().unwrap_or_default();
     let files = SUFFIXES.iter().filter_map(|suffix| fs::metadata(file(cache, name, suffix)).ok());
-    files.fold(Usage::default(), |sum, meta| sum + Usage { inodes: 1, size: meta.blocks() * BLOCK })
+    files.fold(Usage::default(), |sum, meta| sum + Usage::of(&meta))
 }
 
 /// The blob that a snapshot is, and whether its bootstrap names others.
@@ -78,16 +76,29 @@ fn is_digit(byte: u8) -> bool {
 /// # Errors
 /// The cache cannot be read.
 pub fn blobs(cache: &Path) -> io::Result<Blobs> {
-    let entries = match fs::read_dir(cache) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Blobs::new()),
-        entries => entries?,
-    };
     let mut blobs = Blobs::new();
-    for entry in entries {
+    for entry in disk::entries(cache)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         blobs.extend(blob_of(&name).map(str::to_owned));
     }
     Ok(blobs)
+}
+
+/// Whether data of one of these blobs (`sha256:…`) is cached; where none is told, of one that the
+/// bootstrap names.
+///
+/// # Errors
+/// The cache or the bootstrap cannot be read.
+pub fn has_data(cache: &Path, digests: &[String], bootstrap: &Path) -> io::Result<bool> {
+    const DATA: [&str; 3] = ["", ".blob.data", ".blob.raw"];
+    let name = |digest: &String| digest.rsplit(':').next().map(str::to_owned);
+    let mut named: Blobs = digests.iter().filter_map(name).collect();
+    if named.is_empty() {
+        add(&mut named, &blobs(cache)?, bootstrap)?;
+    }
+    // A file as long as the blob is made at once, and has nothing in it.
+    let has = |path: PathBuf| fs::metadata(path).is_ok_and(|meta| Usage::of(&meta).size > 0);
+    Ok(named.iter().any(|blob| DATA.iter().any(|suffix| has(file(cache, blob, suffix)))))
 }
 
 /// Removes what is cached of these blobs.
@@ -97,10 +108,7 @@ pub fn blobs(cache: &Path) -> io::Result<Blobs> {
 pub fn remove(cache: &Path, blobs: &Blobs) -> io::Result<()> {
     for blob in blobs {
         for suffix in SUFFIXES {
-            match fs::remove_file(file(cache, blob, suffix)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            disk::gone(fs::remove_file(file(cache, blob, suffix)))?;
         }
         tracing::info!(blob, "freed from the cache");
     }
@@ -143,6 +151,27 @@ mod tests {
         assert_eq!(usage(cache.path(), &format!("sha256:{used}")), all);
         assert!(others.iter().all(|other| cache.path().join(other).exists()));
         assert_eq!(blobs(&cache.path().join("missing")).unwrap(), Blobs::new());
+    }
+
+    #[test]
+    fn data_of_an_image() {
+        let cache = tempfile::tempdir().unwrap();
+        let (bootstrap, blob) = (cache.path().join("image.boot"), "a".repeat(64));
+        fs::write(&bootstrap, format!("{blob}\0")).unwrap();
+        let check = |expected| {
+            for digests in [vec![], vec![format!("sha256:{blob}")]] {
+                let found = has_data(cache.path(), &digests, &bootstrap).unwrap();
+                assert_eq!(found, expected, "{digests:?}");
+            }
+            assert!(!has_data(cache.path(), &["sha256:b".into()], &bootstrap).unwrap());
+        };
+        check(false);
+        fs::write(file(cache.path(), &blob, ".chunk_map"), "x").unwrap();
+        let data = fs::File::create(file(cache.path(), &blob, ".blob.data")).unwrap();
+        data.set_len(1 << 20).unwrap();
+        check(false);
+        std::os::unix::fs::FileExt::write_at(&data, b"x", 4096).unwrap();
+        check(true);
     }
 
     #[test]

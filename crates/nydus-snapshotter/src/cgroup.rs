@@ -30,11 +30,9 @@ pub fn make(memory: &Memory) -> Result<PathBuf> {
     fs::create_dir_all(&group).with_context(|| format!("cannot make control group {shown}"))?;
     let limit =
         memory.bytes(total_memory()).map_or(unlimited.to_owned(), |bytes| bytes.to_string());
-    match fs::write(group.join(file), &limit) {
-        Err(_) if limit == unlimited => {}
-        set => {
-            set.with_context(|| format!("cannot set {file} of control group {shown} to {limit}"))?
-        }
+    let set = fs::write(group.join(file), &limit);
+    if limit != unlimited {
+        set.with_context(|| format!("cannot set {file} of control group {shown} to {limit}"))?;
     }
     Ok(group)
 }

@@ -1,6 +1,7 @@
 //! The command line of the Go snapshotter, and commands of our own.
 
 use crate::config::file::File;
+use crate::config::{Config, Error, Parsed};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -112,8 +113,20 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// The configuration: the file that is named, and over it what is given here.
+    ///
+    /// # Errors
+    /// What cannot run.
+    pub fn load(&self) -> Result<Config, Error> {
+        let mut parsed = Parsed::read(self.config.as_deref())?;
+        self.override_file(&mut parsed.file);
+        let unused = self.nydus_image.as_ref().map(|_| "--nydus-image has no effect".to_owned());
+        parsed.warnings.extend(unused);
+        parsed.check()
+    }
+
     /// Puts what is given over what the file says; what is given empty is not given.
-    pub fn override_file(&self, file: &mut File) {
+    fn override_file(&self, file: &mut File) {
         fn set<T: Clone + AsRef<OsStr>>(flag: &Option<T>, key: &mut T) {
             if let Some(value) = flag.as_ref().filter(|value| !value.as_ref().is_empty()) {
                 key.clone_from(value);

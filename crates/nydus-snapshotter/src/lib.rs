@@ -1,31 +1,23 @@
 //! The snapshotter, as a library.
 
-pub mod auth;
+pub mod background;
 pub mod cache;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
-pub mod directories;
-pub mod error;
-pub mod filter;
-pub mod health;
+pub mod disk;
+pub mod grpc;
 pub mod idmap;
-pub mod images;
 pub mod import;
 pub mod labels;
 pub mod layout;
 pub mod logging;
-mod lower;
-pub mod metrics;
 pub mod mounts;
-pub mod native;
-pub mod nydusd_config;
-pub mod probe;
+pub mod operator;
+pub mod registry;
 pub mod resolve;
 pub mod serve;
-pub mod service;
+pub mod serving;
 pub mod snapshots;
-pub mod status;
 pub mod store;
 pub mod usage;
-pub mod warm;

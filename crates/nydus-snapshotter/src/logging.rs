@@ -1,12 +1,11 @@
 //! Logs: to standard output, or to a file that is rotated.
 
 use crate::config::Config;
+use crate::disk::make_directory;
 use anyhow::{Context, Result};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -24,24 +23,15 @@ pub fn start(config: &Config) -> Result<()> {
         BoxMakeWriter::new(std::io::stdout)
     } else {
         // It may be the first directory below the root, which nobody else shall look into.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&log.dir)
+        make_directory(&log.dir, 0o700)
             .with_context(|| format!("log directory {}", log.dir.display()))?;
         let compression =
             if log.log_rotation_compress { Compression::OnRotate(0) } else { Compression::None };
         let size = usize::try_from(log.log_rotation_max_size << 20).unwrap_or(usize::MAX);
-        let (backups, limit) =
-            (log.log_rotation_max_backups as usize, ContentLimit::BytesSurpassed(size));
-        let file = log.dir.join(NAME);
-        BoxMakeWriter::new(Mutex::new(FileRotate::new(
-            file,
-            AppendCount::new(backups),
-            limit,
-            compression,
-            None,
-        )))
+        let suffix = AppendCount::new(log.log_rotation_max_backups as usize);
+        let limit = ContentLimit::BytesSurpassed(size);
+        let file = FileRotate::new(log.dir.join(NAME), suffix, limit, compression, None);
+        BoxMakeWriter::new(Mutex::new(file))
     };
     // Our own words at the level asked for; libraries say more than anybody wants below warnings.
     let filter = format!("warn,nydus_snapshotter={0},nydusd_client={0}", log.level);

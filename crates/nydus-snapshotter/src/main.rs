@@ -1,7 +1,8 @@
 //! `containerd-nydus-grpc`.
 
 use nydus_snapshotter::cli::{self, Command, ConfigCommand};
-use nydus_snapshotter::{config, logging, serve, status, warm};
+use nydus_snapshotter::operator::client;
+use nydus_snapshotter::{logging, serve};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,13 +24,13 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let cli = cli::parse(std::env::args_os());
-    let config = || config::load(&cli.flags);
+    let config = || cli.flags.load();
     match cli.command {
         Some(Command::Completions { shell }) => {
             Ok(std::io::stdout().write_all(&cli::completions(shell))?)
         }
-        Some(Command::Status { json }) => wait_for(status::print(&config()?.address, json)),
-        Some(Command::Warm { image }) => wait_for(warm::run(&config()?.address, &image)),
+        Some(Command::Status { json }) => wait_for(client::status(&config()?.address, json)),
+        Some(Command::Warm { image }) => wait_for(client::warm(&config()?.address, &image)),
         Some(Command::Config(ConfigCommand::Check { containerd_config })) => {
             let config = config()?;
             let warnings = config.warnings.iter().cloned().chain(config.obstacles());

@@ -42,7 +42,7 @@ pub struct Host {
 
 /// What a slice carries for a VM runtime beside the image's own parts.
 #[derive(Clone, Debug)]
-pub struct Image {
+pub struct Lower {
     /// Where the image is mounted on the host, or the bare directory of its meta layer.
     pub lower: PathBuf,
     /// The image for a guest; `None` where the slice shall carry nothing.
@@ -121,7 +121,7 @@ pub fn nydus(
     host: &Host,
     snapshot: &Snapshot,
     above: &[u64],
-    image: &Image,
+    image: &Lower,
 ) -> Result<Mount, EncodeError> {
     let mut lower: Vec<_> = above.iter().map(|id| layout.fs(*id)).collect();
     lower.push(image.lower.clone());
@@ -258,7 +258,7 @@ mod tests {
             ),
         ];
         for (kind, above, carried, expected) in table {
-            let image = Image { lower: "/m".into(), carried: carried.clone() };
+            let image = Lower { lower: "/m".into(), carried: carried.clone() };
             let layout = Layout::new("/r");
             let mut mount = nydus(&layout, &host(), &snapshot(*kind), above, &image).unwrap();
             if carried.is_some() {
@@ -277,7 +277,7 @@ mod tests {
         let labels = labels.map(|name| (name.to_owned(), "0:9:1".to_owned()));
         let map = IdMap::of(&labels.into()).unwrap();
         let (layout, host) = (Layout::new("/r"), host());
-        let image = Image { lower: "/m".into(), carried: None };
+        let image = Lower { lower: "/m".into(), carried: None };
         let maps = "uidmap=0:9:1 gidmap=0:9:1";
         let upper = "workdir=/r/snapshots/9/work upperdir=/r/snapshots/9/fs";
         for (kind, above, expected) in [

@@ -1,23 +1,23 @@
 //! From the configuration to a server, and its end.
 
+use crate::background::Background;
 use crate::config::file::File;
 use crate::config::{Config, DaemonMode, KernelNative, MAX_ROOT};
-use crate::health::Health;
-use crate::images::{Images, Settings};
+use crate::disk::make_directory;
+use crate::grpc::Service;
 use crate::layout::Layout;
-use crate::metrics::{self, Metrics};
 use crate::mounts::Host;
-use crate::native::{self, Natives};
-use crate::service::Service;
-use crate::snapshots::{Options, Snapshots};
-use crate::status::Status;
-use crate::{cgroup, directories, import};
+use crate::operator::metrics::{self, Metrics};
+use crate::operator::status::Status;
+use crate::serving::Serving;
+use crate::snapshots::{Snapshots, directories};
+use crate::{cgroup, import};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_proto::nydus::status_server::StatusServer;
 use containerd_proto::snapshots::snapshots_server::SnapshotsServer;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, chown};
+use std::os::unix::fs::{FileTypeExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ use tonic::transport::Server;
 
 /// Default root of the Go snapshotter 0.13.4 of Debian 13.
 const DEBIAN_ROOT: &str = "/var/lib/containerd-nydus";
+/// How often images are looked for that may be promoted, or were.
+const TICK: Duration = Duration::from_secs(1);
 /// How long calls may take to end when we are told to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -39,31 +41,26 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub async fn run(mut config: Config) -> Result<()> {
     directories::set_umask();
     config.root = root(&config.root)?;
+    let config = Arc::new(config);
     // Before anybody can know that we are here.
     let told = signals()?;
     let listener = listen(&config.address, config.file.uid, config.file.gid)?;
     let snapshots = Arc::new(open(&config)?);
-    let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
+    let (metrics, serving) = (Arc::new(Metrics::default()), Arc::clone(&snapshots.serving));
     // Clients that have connected already wait for this.
-    let recovered = snapshots.images.recover(snapshots.images_of_numbers()?)?;
-    let recovering = tokio::spawn(recovered);
+    let recovering = tokio::spawn(serving.adopt(|id| snapshots.image(id))?);
     if config.kernel_native == KernelNative::Required {
-        snapshots.natives.way().await.context("kernel_native = \"required\"")?;
+        serving.kernel.support().await.context("kernel_native = \"required\"")?;
     }
-    let watching = native::watch(Arc::clone(&snapshots), config.warm, config.collect_interval);
-    let watching = tokio::spawn(watching);
-    let images = Arc::clone(&snapshots.images);
-    tokio::spawn(Arc::clone(&health).watch(Arc::clone(&images), config.collect_interval));
+    let background = background(&config, &snapshots);
     if let Some(address) = &config.metrics {
-        let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
-        let natives = Arc::clone(&snapshots.natives);
-        let text = move || metrics.text(&images, &natives, &health);
-        metrics::serve(address, text)
+        let (metrics, serving) = (Arc::clone(&metrics), Arc::clone(&serving));
+        metrics::serve(address, move || metrics.text(&serving))
             .await
             .with_context(|| format!("metrics address {address}"))?;
     }
     let service = Service { snapshots: Arc::clone(&snapshots), metrics };
-    let status = Status::new(&config, Arc::clone(&snapshots), health);
+    let status = Status { snapshots };
     let (end, ended) = tokio::sync::oneshot::channel();
     let server = Server::builder()
         .add_service(SnapshotsServer::new(service))
@@ -80,15 +77,29 @@ pub async fn run(mut config: Config) -> Result<()> {
     let _ = end.send(());
     let _ = tokio::time::timeout(FAREWELL, server).await;
     recovering.abort();
-    watching.abort();
-    snapshots.natives.stop();
-    close(&snapshots, config.file.cleanup_on_close).await;
+    drop(background);
+    // Containers go on without us, so their daemons stay; unless the configuration wants them gone.
+    serving.close(config.file.cleanup_on_close).await;
     let _ = fs::remove_file(&config.address);
     Ok(())
 }
 
-/// The store, the images and the options of a configuration.
-fn open(config: &Config) -> Result<Snapshots> {
+/// What is done in the background.
+fn background(config: &Config, snapshots: &Arc<Snapshots>) -> Background {
+    let mut tasks = Background::default();
+    let serving = Arc::clone(&snapshots.serving);
+    tasks.every(config.collect_interval, move || Arc::clone(&serving).look_at_health());
+    if config.kernel_native != KernelNative::Off {
+        let serving = Arc::clone(&snapshots.serving);
+        tasks.every(TICK, move || Arc::clone(&serving).promote_next());
+        let snapshots = Arc::clone(snapshots);
+        tasks.every(TICK, move || Arc::clone(&snapshots).release_promoted());
+    }
+    tasks
+}
+
+/// The store and the images of a configuration.
+fn open(config: &Arc<Config>) -> Result<Snapshots> {
     let layout = Layout::new(&config.root);
     private_directory(&layout.snapshots())?;
     ensure!(
@@ -98,42 +109,13 @@ fn open(config: &Config) -> Result<Snapshots> {
     );
     let usual = config.root == File::default().root;
     let store = import::open(&layout, usual.then_some(Path::new(DEBIAN_ROOT)))?;
-    let images = Images::new(settings(config)?, layout.clone(), store.clone());
-    let native = native::Settings {
-        policy: config.kernel_native,
-        cache: config.cache.clone(),
-        rate: config.warm_rate,
-    };
-    let natives = Natives::open(native, layout.clone())?;
-    let options = Options {
-        driver: config.driver,
-        nydus_overlayfs: config.file.snapshot.enable_nydus_overlayfs,
-        kata_volume: config.file.snapshot.enable_kata_volume,
-        volatile: config.file.snapshot.enable_overlayfs_volatile,
-        sync_remove: config.file.snapshot.sync_remove,
-        cache: config.cache.clone(),
-    };
+    let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
+    let cgroup = cgroup.map(cgroup::make).transpose()?;
+    let serving = Serving::new(config, cgroup, &layout, store.clone())?;
     let host = Host { options: overlay_options(), slice_type: config.slice_type.clone() };
     let cleaning = tokio::sync::Mutex::new(());
-    Ok(Snapshots { store, layout, host, options, images, natives, cleaning })
-}
-
-fn settings(config: &Config) -> Result<Settings> {
-    let cgroup = config.cgroup.as_ref().filter(|_| config.mode != DaemonMode::None);
-    Ok(Settings {
-        mode: config.mode,
-        program: config.file.daemon.nydusd_path.clone(),
-        template: config.file.daemon.nydusd_config.clone(),
-        cache: config.cache.clone(),
-        logs: config.logs.clone(),
-        log_level: config.file.log.level.clone(),
-        log_rotation: config.file.daemon.log_rotation_size,
-        threads: config.file.daemon.threads_number,
-        recover: config.recover,
-        skip_verify: config.file.remote.skip_ssl_verify,
-        failover_policy: config.file.daemon.failover_policy.clone(),
-        cgroup: cgroup.map(cgroup::make).transpose()?,
-    })
+    let config = Arc::clone(config);
+    Ok(Snapshots { store, layout, host, config, serving, cleaning })
 }
 
 /// What plain overlays need on this host, as containerd's own snapshotter decides it.
@@ -159,9 +141,7 @@ fn root(path: &Path) -> Result<PathBuf> {
 }
 
 fn private_directory(path: &Path) -> Result<()> {
-    let mut builder = DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot make directory {}", path.display()))
+    make_directory(path, 0o700).with_context(|| format!("cannot make directory {}", path.display()))
 }
 
 /// Listens on a unix socket, in place of one that nobody listens on any more.
@@ -193,22 +173,4 @@ fn signals() -> Result<impl Future<Output = ()>> {
             std::process::exit(1);
         });
     })
-}
-
-/// Containers go on without us, so their daemons stay; unless the configuration wants them gone.
-async fn close(snapshots: &Snapshots, all: bool) {
-    let images = &snapshots.images;
-    for id in images.known().into_iter().filter(|_| all) {
-        if let Err(error) = images.release(id, |_| true).await {
-            tracing::error!(id, %error, "the image's daemon cannot be stopped");
-        }
-    }
-    for id in snapshots.natives.mounted().into_iter().filter(|_| all) {
-        if let Err(error) = snapshots.natives.release(id, || true).await {
-            tracing::error!(id, %error, "the image cannot be unmounted");
-        }
-    }
-    if let Err(error) = images.release_shared().await {
-        tracing::error!(%error, "the shared daemon cannot be stopped");
-    }
 }

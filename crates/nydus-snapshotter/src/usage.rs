@@ -48,19 +48,10 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
         // Only a file with several names can be met twice.
         let seen = !meta.is_dir() && meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino()));
         if !seen {
-            usage.inodes += 1;
-            usage.size += meta.blocks() * BLOCK;
+            usage = usage + Usage::of(&meta);
         }
     }
     Ok(usage)
-}
-
-/// What one inode takes.
-///
-/// # Errors
-/// It cannot be read.
-pub fn of_one(path: &Path) -> io::Result<Usage> {
-    Ok(Usage::of(&path.symlink_metadata()?))
 }
 
 fn is_gone(error: &walkdir::Error) -> bool {

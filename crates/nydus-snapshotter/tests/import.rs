@@ -1,10 +1,10 @@
 //! What the real Go snapshotter left, killed in the middle, as `examples/go_fixture.rs` made it.
 
 use flate2::read::GzDecoder;
-use nydus_snapshotter::images::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use nydus_snapshotter::import::{self, Found, Imported, found, open, read, take_over};
 use nydus_snapshotter::labels::Labels;
 use nydus_snapshotter::layout::Layout;
+use nydus_snapshotter::serving::fuse::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use nydus_snapshotter::store::{Kind, Lookup, Record};
 use std::fs::{self, File};
 use std::io::Read;

@@ -11,20 +11,6 @@ pub enum Memory {
     Percent(f64),
 }
 
-const UNITS: [(&str, u64); 11] = [
-    ("", 1),
-    ("k", 1000),
-    ("m", 1000 * 1000),
-    ("g", 1000 * 1000 * 1000),
-    ("t", 1000 * 1000 * 1000 * 1000),
-    ("p", 1000 * 1000 * 1000 * 1000 * 1000),
-    ("ki", 1 << 10),
-    ("mi", 1 << 20),
-    ("gi", 1 << 30),
-    ("ti", 1 << 40),
-    ("pi", 1 << 50),
-];
-
 impl Memory {
     /// Reads `""`, bytes, `200MiB`, `200Mi`, `200MB`, `1.5Gi`, `10%`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
@@ -40,8 +26,12 @@ impl Memory {
         let (number, unit) = text.split_at(number);
         let unit = unit.trim().to_ascii_lowercase();
         let unit = unit.strip_suffix('b').unwrap_or(&unit);
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        let bytes = number.parse::<f64>().ok()? * *factor as f64;
+        let (letter, base) = match unit.strip_suffix('i') {
+            Some(letter) if !letter.is_empty() => (letter, 1024.0_f64),
+            _ => (unit, 1000.0),
+        };
+        let power = ["", "k", "m", "g", "t", "p"].iter().position(|known| *known == letter)?;
+        let bytes = number.parse::<f64>().ok()? * base.powi(power as i32);
         // The kernel counts in an i64; a float is exact for every whole size below 8 PiB.
         (1.0..i64::MAX as f64).contains(&bytes).then_some(Self::Bytes(bytes as u64))
     }

@@ -2,7 +2,6 @@
 
 use super::Error;
 use super::file::File;
-use std::collections::BTreeMap;
 use std::fs;
 use toml::{Table, Value};
 
@@ -21,43 +20,39 @@ const IGNORED: [&str; 11] = [
     "system",
 ];
 
+const KEYS: &str = "credentials are taken from labels and Docker's configuration";
+
+/// Keys that must not be true, and what is expected instead. A dot at the end: all below.
+const REFUSED: [(&str, &str); 6] = [
+    ("experimental.", "expected false"),
+    ("image.validate_signature", "expected false"),
+    ("remote.auth.enable_cri_keychain", KEYS),
+    ("remote.auth.enable_kubeconfig_keychain", KEYS),
+    ("remote.auth.enable_kubelet_credential_providers", KEYS),
+    ("remote.convert_vpc_registry", "expected false"),
+];
+
 /// What would run otherwise than the operator wants is not started at all.
 pub(super) fn refuse(file: &File) -> Result<(), Error> {
-    let keys = "credentials are taken from labels and Docker's configuration";
-    let auth = &file.remote.auth;
-    let table = [
-        (auth.enable_cri_keychain, "remote.auth.enable_cri_keychain", keys),
-        (auth.enable_kubeconfig_keychain, "remote.auth.enable_kubeconfig_keychain", keys),
-        (
-            auth.enable_kubelet_credential_providers,
-            "remote.auth.enable_kubelet_credential_providers",
-            keys,
-        ),
-        (file.remote.convert_vpc_registry, "remote.convert_vpc_registry", "expected false"),
-        (file.image.validate_signature, "image.validate_signature", "expected false"),
-        (
-            fs::read_dir(&file.remote.mirrors_config.dir)
-                .is_ok_and(|mut entries| entries.next().is_some()),
-            "remote.mirrors_config.dir",
-            "expected an empty directory or none; name mirrors in nydusd's configuration",
-        ),
-    ];
-    if let Some((_, key, instead)) = table.into_iter().find(|(set, ..)| *set) {
-        return Err(Error::NotBuilt(key.to_owned(), instead));
+    let mirrors = fs::read_dir(&file.remote.mirrors_config.dir);
+    if mirrors.is_ok_and(|mut entries| entries.next().is_some()) {
+        let instead = "expected an empty directory or none; name mirrors in nydusd's configuration";
+        return Err(Error::NotBuilt("remote.mirrors_config.dir".to_owned(), instead));
     }
-    let switched_on = |(key, value): &(String, Value)| {
-        key.starts_with("experimental.") && *value == Value::Boolean(true)
-    };
-    match values(Table::try_from(file).unwrap_or_default()).into_iter().find(switched_on) {
-        Some((key, _)) => Err(Error::NotBuilt(key, "expected false")),
-        None => Ok(()),
+    let all = values("", &Table::try_from(file).unwrap_or_default());
+    for (key, _) in all.into_iter().filter(|(_, value)| *value == Value::Boolean(true)) {
+        let is_it = |known: &str| key == known || known.ends_with('.') && key.starts_with(known);
+        if let Some((_, instead)) = REFUSED.iter().find(|(known, _)| is_it(known)) {
+            return Err(Error::NotBuilt(key, instead));
+        }
     }
+    Ok(())
 }
 
 /// Warnings of harmless keys that a file sets to something.
 pub(super) fn without_effect(file: &Table) -> Vec<String> {
     let set = |value: &Value| !matches!(value, Value::Boolean(false) | Value::Integer(0));
-    values(file.clone())
+    values("", file)
         .into_iter()
         .filter(|(key, value)| is_ignored(key) && set(value))
         .map(|(key, _)| format!("{key} has no effect"))
@@ -88,22 +83,14 @@ fn is_ignored(key: &str) -> bool {
     IGNORED.into_iter().any(|name| key == name || below(name))
 }
 
-/// All values, by their keys with the sections.
-fn values(file: Table) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    for (key, value) in file {
-        flatten(key, value, &mut all);
-    }
-    all
-}
-
-fn flatten(key: String, value: Value, all: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Table(table) => {
-            table.into_iter().for_each(|(name, value)| flatten(format!("{key}.{name}"), value, all))
+/// All values, by their keys with the `section`s before them.
+fn values(section: &str, table: &Table) -> Vec<(String, Value)> {
+    let below = |(name, value): (&String, &Value)| {
+        let key = format!("{section}{name}");
+        match value {
+            Value::Table(inner) => values(&format!("{key}."), inner),
+            value => vec![(key, value.clone())],
         }
-        value => {
-            all.insert(key, value);
-        }
-    }
+    };
+    table.iter().flat_map(below).collect()
 }

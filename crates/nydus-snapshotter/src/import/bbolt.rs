@@ -81,9 +81,15 @@ impl File {
         self.meta.txid
     }
 
-    /// The bucket of all others.
-    pub(super) fn root(&self) -> Result<Bucket<'_>, Error> {
-        self.tree(self.meta.root, 0)
+    /// The bucket `name` in `v1`; `None` in a file that nothing was put in.
+    pub(super) fn section(&self, name: &str) -> Result<Option<Bucket<'_>>, Error> {
+        let root = self.tree(self.meta.root, 0)?;
+        let Some(version) = root.bucket(b"v1")? else {
+            let empty = root.keys().next().is_none();
+            return if empty { Ok(None) } else { Err(Error::Older(self.path.clone())) };
+        };
+        let missing = || self.damaged(&format!("it has no bucket {name:?}"));
+        version.bucket(name.as_bytes())?.ok_or_else(missing).map(Some)
     }
 
     fn tree(&self, root: u64, sequence: u64) -> Result<Bucket<'_>, Error> {
@@ -122,11 +128,6 @@ impl File {
         let length = overflow.checked_add(1)?.checked_mul(self.meta.page_size)?;
         let own = u64_at(page, 0)? == id && id < self.meta.pages;
         page.get(..length).filter(|_| own)
-    }
-
-    /// This file is of an earlier form.
-    pub(super) fn older(&self) -> Error {
-        Error::Older(self.path.clone())
     }
 
     /// This file is damaged there.

@@ -3,7 +3,6 @@
 
 use super::Error;
 use super::bbolt::File;
-use super::go::section;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -76,7 +75,7 @@ fn items<T: DeserializeOwned>(
     name: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<T>, Error> {
-    let Some(bucket) = section(file, name)? else { return Ok(vec![]) };
+    let Some(bucket) = file.section(name)? else { return Ok(vec![]) };
     let mut items = Vec::new();
     for key in bucket.keys() {
         match serde_json::from_slice(bucket.get(key).unwrap_or_default()) {

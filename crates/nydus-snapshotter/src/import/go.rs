@@ -1,11 +1,10 @@
 //! The Go snapshotter's files together.
 
-use super::bbolt::{Bucket, File};
+use super::bbolt::File;
 use super::{Error, Imported, MOST, daemons, snapshots};
+use crate::disk;
 use crate::layout::Layout;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The last transaction in each file. The Go program makes one in `nydus.db` whenever it starts.
@@ -86,16 +85,6 @@ impl Imported {
     }
 }
 
-/// The bucket `name` in `v1`; `None` in a file that nothing was put in.
-pub(super) fn section<'a>(file: &'a File, name: &str) -> Result<Option<Bucket<'a>>, Error> {
-    let root = file.root()?;
-    let Some(version) = root.bucket(b"v1")? else {
-        return if root.keys().next().is_none() { Ok(None) } else { Err(file.older()) };
-    };
-    let missing = || file.damaged(&format!("it has no bucket {name:?}"));
-    version.bucket(name.as_bytes())?.ok_or_else(missing).map(Some)
-}
-
 /// Where its snapshots are.
 pub(super) fn metadata(root: &Path) -> PathBuf {
     root.join("metadata.db")
@@ -105,12 +94,8 @@ pub(super) fn metadata(root: &Path) -> PathBuf {
 pub(super) fn directories(layout: &Layout) -> Result<Vec<u64>, Error> {
     let path = layout.snapshots();
     let failed = |error| Error::File(path.clone(), error);
-    let entries = match fs::read_dir(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-        entries => entries.map_err(failed)?,
-    };
     let mut numbers = Vec::new();
-    for entry in entries {
+    for entry in disk::entries(&path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
         numbers.extend(number.filter(|number| *number <= MOST));

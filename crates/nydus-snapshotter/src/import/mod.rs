@@ -7,8 +7,8 @@ mod go;
 mod snapshots;
 
 pub use self::daemons::{GoDaemon, GoInstance};
-use crate::images::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use crate::layout::Layout;
+use crate::serving::fuse::{DAEMONS, DaemonRecord, INSTANCES, InstanceRecord};
 use crate::store::{self, Draft, Lookup, Record, Set, Store};
 use go::{Files, State, directories, metadata};
 use std::fs;
@@ -105,15 +105,15 @@ pub enum Error {
 /// It cannot be looked at.
 pub fn found(layout: &Layout) -> Result<Found, Error> {
     let metadata = metadata(layout.root());
-    let length = |path: &Path| match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        other => other.map(|meta| Some(meta.len())).map_err(|e| Error::File(path.to_owned(), e)),
-    };
     // One that was killed right when it made the file has nothing in it.
-    if length(&layout.store())?.is_some_and(|length| length > 0) {
+    let has = |path: &Path| match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        other => other.map(|meta| meta.len() > 0).map_err(|e| Error::File(path.to_owned(), e)),
+    };
+    if has(&layout.store())? {
         return Ok(Found::Ours);
     }
-    if length(&metadata)?.is_some_and(|length| length > 0) {
+    if has(&metadata)? {
         return Ok(Found::Go);
     }
     let any = !directories(layout)?.is_empty();

@@ -2,7 +2,6 @@
 //! bucket `v1`, in it `snapshots`, in it one bucket for each by its key.
 
 use super::bbolt::{Bucket, File};
-use super::go::section;
 use super::{Error, MOST};
 use crate::labels::Labels;
 use crate::store::{Kind, Record};
@@ -24,7 +23,7 @@ pub(super) struct Snapshots {
 
 pub(super) fn read(file: &File) -> Result<Snapshots, Error> {
     let mut read = Snapshots::default();
-    let Some(all) = section(file, "snapshots")? else { return Ok(read) };
+    let Some(all) = file.section("snapshots")? else { return Ok(read) };
     read.last = all.sequence;
     if read.last > MOST {
         return Err(file.damaged("the last number given is damaged"));

@@ -91,30 +91,33 @@ fn open_database(backend: impl StorageBackend) -> Result<Database> {
     Ok(database)
 }
 
-/// Makes the tables of a new database; refuses those of another version.
+/// Makes the tables that are missing; refuses those of another version.
 fn check_version(database: &Database) -> Result<()> {
     let transaction = database.begin_write()?;
-    let tables: Vec<_> = transaction.list_tables()?.collect();
-    if tables.is_empty() {
-        for table in Table::ALL {
-            transaction.open_table(definition(table))?;
-        }
-        let version = VERSION.to_be_bytes();
+    let names: Vec<_> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let there = |table: &Table| names.iter().any(|name| name == table.name());
+    if names.is_empty() {
         let mut meta = transaction.open_table(definition(Table::Meta))?;
-        meta.insert(VERSION_KEY.as_bytes(), version.as_slice())?;
-        drop(meta);
-        return Ok(transaction.commit()?);
+        meta.insert(VERSION_KEY.as_bytes(), VERSION.to_be_bytes().as_slice())?;
+    } else {
+        let meta = || transaction.open_table(definition(Table::Meta));
+        let version = |meta| get(&meta, VERSION_KEY.as_bytes());
+        let value = there(&Table::Meta).then(|| version(meta()?)).transpose()?.flatten();
+        match value.as_deref().and_then(number) {
+            Some(found) if found > VERSION => return Err(Error::Newer { found, known: VERSION }),
+            Some(_) => {}
+            None => {
+                return Err(Error::Storage("it is a database, but not of snapshots".to_owned()));
+            }
+        }
     }
-    transaction.abort()?;
-    let is_store = tables.iter().any(|table| table.name() == Table::Meta.name());
-    let view = Reader(database.begin_read()?);
-    let version = || view.get(Table::Meta, VERSION_KEY.as_bytes());
-    let value = is_store.then(version).transpose()?.flatten();
-    match value.as_deref().and_then(number) {
-        Some(found) if found > VERSION => Err(Error::Newer { found, known: VERSION }),
-        Some(_) => Ok(()),
-        None => Err(Error::Storage("it is a database, but not of snapshots".to_owned())),
+    if Table::ALL.iter().all(there) {
+        return Ok(transaction.abort()?);
     }
+    for table in Table::ALL {
+        transaction.open_table(definition(table))?;
+    }
+    Ok(transaction.commit()?)
 }
 
 fn transact<T>(database: &Database, fill: impl FnOnce(&mut Writing<'_>) -> T) -> Result<T> {

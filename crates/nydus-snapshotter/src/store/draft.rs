@@ -1,7 +1,7 @@
 //! The rules of containerd's snapshots: each change looks first and writes after, and touches
 //! nothing but the view it is given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -157,6 +157,24 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Makes [`Lookup::images`] right: a version that does not keep it may have written since.
+    pub(super) fn index_images(&mut self) -> Result<()> {
+        let page = self.page("", usize::MAX)?;
+        let indexed = self.images()?;
+        let found = page.found.into_iter().filter(Record::is_image);
+        let mut images: BTreeMap<_, _> = found.map(|record| (record.id, record.key)).collect();
+        // What is damaged is what it was.
+        let damaged = indexed.iter().filter(|(_, key)| page.damaged.contains(key));
+        images.extend(damaged.map(|(id, key)| (*id, key.clone())));
+        for id in indexed.keys().filter(|id| !images.contains_key(id)) {
+            self.over.delete(Table::Images, &id.to_be_bytes());
+        }
+        for (id, key) in images.into_iter().filter(|(id, key)| indexed.get(id) != Some(key)) {
+            self.over.put(Table::Images, &id.to_be_bytes(), key.into_bytes());
+        }
+        Ok(())
+    }
+
     /// These directories are gone: they are no garbage any more.
     pub fn forget(&mut self, ids: impl IntoIterator<Item = u64>) {
         for id in ids {
@@ -222,12 +240,21 @@ impl<'a> Draft<'a> {
             let link = child_link(&record.parent, &record.key);
             self.over.put(Table::Children, &link, vec![]);
         }
+        if record.is_image() {
+            let key = record.key.clone().into_bytes();
+            self.over.put(Table::Images, &record.id.to_be_bytes(), key);
+        } else if record.kind == Kind::Committed {
+            self.over.delete(Table::Images, &record.id.to_be_bytes());
+        }
         Ok(())
     }
 
     fn erase(&mut self, record: &Record) {
         self.over.delete(Table::Snapshots, record.key.as_bytes());
         self.over.delete(Table::Children, &child_link(&record.parent, &record.key));
+        if record.is_image() {
+            self.over.delete(Table::Images, &record.id.to_be_bytes());
+        }
     }
 }
 

@@ -18,16 +18,18 @@ pub enum Table {
     Garbage,
     /// Daemons and RAFS instances.
     Items,
+    /// Keys of the snapshots that hold an image's bootstrap, by their numbers.
+    Images,
 }
 
 impl Table {
     /// All of them, in the order of their declaration.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Meta, Self::Snapshots, Self::Children, Self::Garbage, Self::Items];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Meta, Self::Snapshots, Self::Children, Self::Garbage, Self::Items, Self::Images];
 
     /// Its name in the file.
     pub(super) fn name(self) -> &'static str {
-        ["meta", "snapshots", "children", "garbage", "items"][self as usize]
+        ["meta", "snapshots", "children", "garbage", "items", "images"][self as usize]
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be asked of a consistent view, the same in a read and in the middle of a change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
@@ -123,6 +123,27 @@ pub trait Lookup: Kv {
             }
         }
         Ok(false)
+    }
+
+    /// Keys of the snapshots that hold an image's bootstrap, by their numbers. A record that was
+    /// damaged since is among them.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn images(&self) -> Result<BTreeMap<u64, String>> {
+        let entries = self.scan(Table::Images, ALL)?.into_iter();
+        Ok(entries
+            .filter_map(|(id, key)| Some((number(&id)?, String::from_utf8(key).ok()?)))
+            .collect())
+    }
+
+    /// One of [`Lookup::images`].
+    ///
+    /// # Errors
+    /// The database failed.
+    fn image_key(&self, id: u64) -> Result<Option<String>> {
+        let key = self.get(Table::Images, &id.to_be_bytes())?;
+        Ok(key.and_then(|key| String::from_utf8(key).ok()))
     }
 
     /// At most `limit` records whose key comes after `after`.

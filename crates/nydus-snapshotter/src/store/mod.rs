@@ -64,6 +64,7 @@ impl Store {
     /// A file that is no store, is of a newer version, or is open in another process.
     pub fn open(path: &Path) -> Result<Self> {
         let db = Arc::new(db::Db::open(path)?);
+        db.transaction(|writing| writer::attempt(writing, |draft| draft.index_images()))??;
         let writer = Arc::new(writer::Writer::start(Arc::clone(&db))?);
         Ok(Self { db, writer })
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use crate::labels::Labels;
+use crate::labels::{Labels, NYDUS_BOOTSTRAP};
 use crate::usage::Usage;
 
 /// What may be done with a snapshot.
@@ -86,6 +86,11 @@ impl fmt::Debug for Record {
 }
 
 impl Record {
+    /// Whether it holds the bootstrap of a Nydus image.
+    pub(super) fn is_image(&self) -> bool {
+        self.kind == Kind::Committed && self.labels.contains_key(NYDUS_BOOTSTRAP)
+    }
+
     /// The record stored under `key`.
     pub(super) fn decode(key: &str, value: &[u8]) -> Result<Self> {
         let record: Self = decode(key, value)?;

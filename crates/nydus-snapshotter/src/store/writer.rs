@@ -145,7 +145,7 @@ where
 }
 
 /// All of the change, or an error and nothing of it.
-fn attempt<T>(
+pub(super) fn attempt<T>(
     writing: &mut Writing<'_>,
     change: impl FnOnce(&mut Draft<'_>) -> Result<T>,
 ) -> Result<T> {

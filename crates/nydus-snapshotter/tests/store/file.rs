@@ -1,5 +1,6 @@
 //! The file: who may read it, what is refused, what a damaged value does.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -93,6 +94,52 @@ fn one_damaged_record() {
         assert_eq!(class(&taken), "already exists");
         assert!(!store.read().unwrap().garbage().unwrap().contains(&2));
     }
+}
+
+/// A version before kept no index of images, and may have written since: it is right at each open.
+#[test]
+fn images_are_indexed() {
+    let image = || labels("containerd.io/snapshot/nydus-bootstrap=true");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let images = |store: &Store| store.read().unwrap().images().unwrap();
+    let expected = |rows: &[(u64, &str)]| {
+        rows.iter().map(|(id, key)| (*id, (*key).to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    let store = Store::open(&path).unwrap();
+    let made = store.write_blocking(move |draft| {
+        fill(draft)?;
+        draft.commit("image", "a", image(), Usage::default())?;
+        draft.update("base", &image(), &[])?;
+        draft.update("c", &image(), &[]).map(drop)
+    });
+    made.unwrap();
+    assert_eq!(images(&store), expected(&[(1, "image"), (2, "base")]), "committed ones");
+    let changed = store.write_blocking(|draft| draft.update("base", &labels(""), &[]));
+    changed.unwrap();
+    assert_eq!(images(&store), expected(&[(1, "image")]));
+    assert_eq!(store.read().unwrap().image_key(1).unwrap().as_deref(), Some("image"));
+    drop(store);
+    let index: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("images");
+    let spoil: [fn(&Path); 3] = [
+        |_| {},
+        |path| corrupt(path, "images", &9_u64.to_be_bytes(), b"gone"),
+        |path| corrupt(path, "images", &1_u64.to_be_bytes(), b"renamed"),
+    ];
+    for spoil in spoil {
+        spoil(&path);
+        assert_eq!(images(&Store::open(&path).unwrap()), expected(&[(1, "image")]));
+    }
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    assert!(transaction.delete_table(index).unwrap());
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(images(&Store::open(&path).unwrap()), expected(&[(1, "image")]), "no index");
+    // What is damaged is what it was, as far as it is known.
+    corrupt(&path, "snapshots", b"image", b"garbage");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(images(&store), expected(&[(1, "image")]));
 }
 
 #[test]

@@ -6,8 +6,9 @@ use nydus_e2e::bare::{
     LOGIN, MODES, Node, TEMPLATE, check_container, check_files, names_in, unmount,
 };
 use nydus_e2e::client::Labels;
-use nydus_e2e::image::Rafs;
+use nydus_e2e::image::{self, Rafs};
 use nydus_e2e::proxy::{Fault, Proxy};
+use nydus_e2e::rootfs;
 use nydus_e2e::service;
 use nydus_e2e::stage::Stage;
 use std::fs::{self, File};
@@ -242,6 +243,46 @@ fn check_wrong(node: &mut Node, wrong: &Wrong) {
     check_container(node, &node.unpack(), "right");
 }
 
+/// What is cached of an image starts it, whatever is wrong with its registry.
+#[test]
+fn what_is_cached_needs_no_registry() {
+    let names = [
+        "wrong credentials",
+        "no credentials",
+        "the registry is down",
+        "a blob is missing",
+        "the registry stalls",
+        "a credential helper that hangs",
+    ];
+    for mut node in MODES.into_iter().filter_map(|mode| Node::start(mode, Rafs::V5)) {
+        let top = node.unpack();
+        check_container(&node, &top, "first");
+        node.expect(node.client.remove("first"));
+        for wrong in WRONG.iter().filter(|wrong| names.contains(&wrong.what)) {
+            (wrong.wrong)(&mut node);
+            // In dedicated mode it ends by itself.
+            node.expect(node.client.cleanup());
+            end_daemons(&node);
+            check_container(&node, &top, wrong.what);
+            node.expect(node.client.remove(wrong.what));
+            (wrong.right)(&mut node);
+        }
+        node.clear();
+    }
+}
+
+fn end_daemons(node: &Node) {
+    let killed = node.daemons();
+    for pid in killed.iter().copied().filter_map(rustix::process::Pid::from_raw) {
+        // It may have ended.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let ended = service::until(Duration::from_secs(20), || {
+        !node.daemons().iter().any(|pid| killed.contains(pid))
+    });
+    assert!(ended, "{}", node.snapshotter.said());
+}
+
 /// A disk that others filled: what needs space fails, Remove does not, and then there is some.
 #[test]
 fn a_full_disk_is_survived() {
@@ -323,6 +364,8 @@ fn a_client_gives_up_the_mounts() {
         for fault in [Fault::Stall, Fault::None] {
             node.snapshotter.service().kill();
             service::end_naming(&node.snapshotter.root());
+            // What is cached would be given without a question.
+            fs::remove_dir_all(node.snapshotter.root().join("cache")).expect("a cache");
             node.snapshotter.restart();
             node.fail(fault.clone());
             let millis = if fault == Fault::None { 5 } else { 1500 };
@@ -341,7 +384,8 @@ fn a_client_gives_up_the_mounts() {
     }
 }
 
-/// An image with wrong credentials is refused; nydusd, which prefetches, goes on for the other.
+/// An image with wrong credentials, of which nothing is cached, is refused; nydusd, which prefetches,
+/// goes on for the other.
 #[test]
 fn a_refused_image_harms_no_other() {
     let Some(node) = Node::start("shared", Rafs::V6) else { return };
@@ -352,9 +396,14 @@ fn a_refused_image_harms_no_other() {
     fs::write(template(&node), text).expect("a template");
     let root = node.mount(&node.container("c1", &node.unpack()), "m1");
     let before = node.daemons();
-    let second = node.unpack_another();
+    let layers = [node.stage.join("layer3")];
+    rootfs::layer(&layers[0], &[("data/other", b"other\n")]);
+    let other = image::nydus(&node.stage.join("other"), &layers, node.version).expect("an image");
+    node.registry.push(&other, "test/image", "other");
+    let names = node.expect(node.client.unpack(&other, &node.labels("other")));
+    let second = names.last().expect("a layer");
     node.snapshotter.login(&node.host, (LOGIN.0, "wrong"));
-    let refused = node.client.prepare("c2", &second, &Labels::new()).expect_err("credentials");
+    let refused = node.client.prepare("c2", second, &Labels::new()).expect_err("credentials");
     assert!(refused.message().contains("refuses the credentials"), "{refused}");
     node.snapshotter.login(&node.host, LOGIN);
     check_files(&root);
