@@ -300,7 +300,8 @@ fn storages_are_katas() {
 #[test]
 fn properties_hold() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
-    let targets: [(&str, fn(&[u8])); 2] = [
+    type Check = fn(&[u8]);
+    let targets: [(&str, Check); 2] = [
         ("handoff_config", kata_handoff::properties::config),
         ("mountinfo", kata_handoff::properties::mountinfo),
     ];

@@ -7,6 +7,7 @@ use std::path::Path;
 
 /// Bytes in a block of `stat(2)`.
 const BLOCK: u64 = 512;
+const GONE: Option<io::ErrorKind> = Some(io::ErrorKind::NotFound);
 
 /// What a directory tree takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
     for entry in walkdir::WalkDir::new(root).same_file_system(true) {
         let meta = match entry.and_then(|entry| entry.metadata()) {
             Ok(meta) => meta,
-            Err(error) if is_gone(&error) => continue,
+            Err(error) if error.io_error().map(io::Error::kind) == GONE => continue,
             Err(error) => return Err(error.into()),
         };
         // Only a file with several names can be met twice.
@@ -52,10 +53,6 @@ pub fn of_tree(root: &Path) -> io::Result<Usage> {
         }
     }
     Ok(usage)
-}
-
-fn is_gone(error: &walkdir::Error) -> bool {
-    error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]

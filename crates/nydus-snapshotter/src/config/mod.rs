@@ -162,7 +162,36 @@ impl Parsed {
     /// # Errors
     /// What cannot run.
     pub fn check(self) -> Result<Config, Error> {
-        check(self.file, self.warnings)
+        let Self { mut file, mut warnings } = self;
+        unbuilt::refuse(&file)?;
+        bounds(&file)?;
+        for (path, name) in
+            [(&mut file.log.dir, "logs"), (&mut file.cache_manager.cache_dir, "cache")]
+        {
+            if path.as_os_str().is_empty() {
+                *path = file.root.join(name);
+            }
+        }
+        file.log.level = level(&file.log.level)?.to_owned();
+        let (mode, driver) = mode_and_driver(&file)?;
+        Ok(Config {
+            root: file.root.clone(),
+            address: file.address.clone(),
+            mode,
+            driver,
+            recover: recover(&file.daemon.recover_policy)?,
+            cgroup: cgroup(&file.cgroup)?,
+            logs: file.log.dir.clone(),
+            cache: file.cache_manager.cache_dir.clone(),
+            metrics: Some(listening(&file.metrics.address)).filter(|address| !address.is_empty()),
+            collect_interval: interval(&file.metrics.collect_interval)?,
+            kernel_native: kernel_native(&file.native.kernel_native, mode)?,
+            warm: warm(&file.native.warm)?,
+            warm_rate: warm_rate(&file.native.warm_rate)?,
+            slice_type: slice_type(&file.snapshot.nydus_overlayfs_path, &mut warnings)?,
+            file,
+            warnings,
+        })
     }
 }
 
@@ -192,37 +221,6 @@ fn drop_empty(table: &mut Table) {
         Value::Integer(0) => !["log_rotation_size", "log_rotation_max_size"].contains(&key),
         _ => true,
     });
-}
-
-fn check(mut file: File, mut warnings: Vec<String>) -> Result<Config, Error> {
-    unbuilt::refuse(&file)?;
-    bounds(&file)?;
-    for (path, name) in [(&mut file.log.dir, "logs"), (&mut file.cache_manager.cache_dir, "cache")]
-    {
-        if path.as_os_str().is_empty() {
-            *path = file.root.join(name);
-        }
-    }
-    file.log.level = level(&file.log.level)?.to_owned();
-    let (mode, driver) = mode_and_driver(&file)?;
-    Ok(Config {
-        root: file.root.clone(),
-        address: file.address.clone(),
-        mode,
-        driver,
-        recover: recover(&file.daemon.recover_policy)?,
-        cgroup: cgroup(&file.cgroup)?,
-        logs: file.log.dir.clone(),
-        cache: file.cache_manager.cache_dir.clone(),
-        metrics: Some(listening(&file.metrics.address)).filter(|address| !address.is_empty()),
-        collect_interval: interval(&file.metrics.collect_interval)?,
-        kernel_native: kernel_native(&file.native.kernel_native, mode)?,
-        warm: warm(&file.native.warm)?,
-        warm_rate: warm_rate(&file.native.warm_rate)?,
-        slice_type: slice_type(&file.snapshot.nydus_overlayfs_path, &mut warnings)?,
-        file,
-        warnings,
-    })
 }
 
 /// Values that need nothing but a look.

@@ -4,8 +4,7 @@ use super::*;
 use std::net::SocketAddr;
 
 fn checked(text: &str) -> Result<Config, Error> {
-    let Parsed { file, warnings } = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    check(file, warnings)
+    parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).check()
 }
 
 /// A program, the mount type that it gives, and whether it is ours.

@@ -72,9 +72,8 @@ impl Metrics {
         let help = "Time of a call in seconds, the client's own not included";
         registry.register("call_seconds", help, self.durations.clone());
         of_images(&mut registry, serving);
-        let daemons = serving.daemons();
         let all = serving.all();
-        let running = daemons.iter().filter(|live| !live.is_gone()).count();
+        let running = serving.daemons().iter().filter(|live| !live.is_gone()).count();
         let served = all.values().filter(|entry| entry.fuse.is_some()).count();
         let promoted = all.values().filter(|entry| entry.known.promoted).count();
         for (name, help, number) in [

@@ -17,8 +17,6 @@ use tonic::{Request, Response, Status as Failed};
 /// How often a job's progress is told at least, so that each end knows that the other is there.
 const ALIVE: Duration = Duration::from_secs(5);
 
-type Result<T, E = snapshots::Error> = std::result::Result<T, E>;
-
 /// The service that answers.
 pub struct Status {
     /// What it tells of.
@@ -26,7 +24,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn report(&self) -> Result<Report> {
+    fn report(&self) -> snapshots::Result<Report> {
         let Snapshots { serving, config, .. } = &*self.snapshots;
         let entries = serving.all();
         let instances = entries.values().filter_map(|entry| {
@@ -55,7 +53,7 @@ impl Status {
         })
     }
 
-    fn list(&self) -> Result<Vec<Snapshot>> {
+    fn list(&self) -> snapshots::Result<Vec<Snapshot>> {
         let mut all = Vec::new();
         self.snapshots.each(|record| all.push(snapshot(record)))?;
         all.sort_by_key(|snapshot| snapshot.id);

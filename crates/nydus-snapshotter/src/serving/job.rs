@@ -82,7 +82,7 @@ impl Job {
             Ok(Stage::Failed(error)) => Err(Arc::clone(error)),
             Ok(_) => Ok(()),
             // It was dropped with the runtime.
-            Err(_) => Err(Arc::new(Erofs::Stopped.into())),
+            Err(_) => Err(Arc::new(stopped())),
         }
     }
 }
@@ -180,7 +180,7 @@ impl Work {
             }
             let progress = self.count_cached().await?;
             if self.control.is_stopped() {
-                return Err(Erofs::Stopped.into());
+                return Err(stopped());
             }
             if !progress.complete() {
                 self.cache().await?;
@@ -204,8 +204,9 @@ impl Work {
         let (work, lower) = (self.clone(), served.lower.clone());
         let read = move || -> Result<(), Error> {
             let bootstrap = work.serving.kernel.layout.bootstrap(work.image.id);
-            let stopped = || work.control.is_stopped();
-            let image = rafs_erofs::Image::open_unless(&bootstrap, &stopped)?;
+            let is_stopped = || work.control.is_stopped();
+            let image = rafs_erofs::Image::open_unless(&bootstrap, &is_stopped);
+            let image = image.map_err(kernel::Error::from)?;
             let cache = Cache::new(&work.serving.config.cache);
             let last = Mutex::new(Instant::now());
             let tell = || {
@@ -224,7 +225,7 @@ impl Work {
             };
             match read::all(&lower, &step) {
                 Err((path, error)) => Err(fuse::Error::Unreadable(path, error).into()),
-                Ok(ControlFlow::Break(())) => Err(Erofs::Stopped.into()),
+                Ok(ControlFlow::Break(())) => Err(stopped()),
                 Ok(ControlFlow::Continue(())) => Ok(()),
             }
         };
@@ -327,4 +328,8 @@ impl Work {
         }
         Ok(shared)
     }
+}
+
+fn stopped() -> Error {
+    kernel::Error::from(Erofs::Stopped).into()
 }

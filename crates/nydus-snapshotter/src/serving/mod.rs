@@ -28,7 +28,6 @@ use crate::layout::Layout;
 use crate::store::Store;
 use fuse::{Fuse, Live, Served};
 use kernel::Kernel;
-use rafs_erofs::Error as Erofs;
 use rate::RateLimit;
 use std::collections::BTreeMap;
 use std::io;
@@ -49,12 +48,6 @@ pub enum Error {
     /// Not by the kernel.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
-}
-
-impl From<Erofs> for Error {
-    fn from(error: Erofs) -> Self {
-        Self::Kernel(error.into())
-    }
 }
 
 impl Error {
@@ -236,7 +229,7 @@ impl Serving {
     /// # Errors
     /// Something stays.
     pub async fn remove(self: &Arc<Self>, id: u64) -> Result<(), Error> {
-        if !self.entries().contains_key(&id) && !self.kernel.has(id) {
+        if !self.entries().contains_key(&id) && !self.kernel.own(id).exists() {
             return Ok(());
         }
         loop {

@@ -61,11 +61,6 @@ pub(super) fn found(place: &Path) -> io::Result<BTreeMap<u64, Option<Progress>>>
     Ok(known)
 }
 
-/// The record is gone.
-pub(super) fn missing(files: &Path) -> rafs_erofs::Changed {
-    rafs_erofs::Changed { file: files.to_owned(), how: rafs_erofs::How::Missing }
-}
-
 /// Which of the devices has changed: their files are named by their number.
 pub(super) fn changed_device(error: &Erofs) -> Option<usize> {
     let Erofs::Changed(changed) = error else { return None };

@@ -14,10 +14,11 @@ use crate::disk::{gone, make_directory};
 use crate::layout::Layout;
 use crate::usage::Usage;
 pub(super) use count::Cached;
-use disk::{changed_device, files, found, missing, place};
+use disk::{changed_device, files, found, place};
 use nydusd_client::bootstrap;
 use rafs_erofs::{
-    Cache, Error as Erofs, Native, Placement, Progress, Promotion, Step, Unsupported, Way, unmount,
+    Cache, Changed, Error as Erofs, How, Native, Placement, Progress, Promotion, Step, Unsupported,
+    Way, unmount,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -130,8 +131,8 @@ impl Kernel {
     /// is looked at each time.
     pub(super) fn mount(&self, id: u64, way: Way) -> Result<PathBuf, Error> {
         let (files, target) = (self.files(id), self.target(id));
-        let loaded = Native::load(&files)
-            .and_then(|native| native.ok_or_else(|| Erofs::Changed(missing(&files))));
+        let missing = || Erofs::Changed(Changed { file: files.clone(), how: How::Missing });
+        let loaded = Native::load(&files).and_then(|native| native.ok_or_else(missing));
         let native = loaded.map_err(|error| self.demote(id, None, error))?;
         let mounted = || {
             make_directory(&target, PRIVATE).map_err(|error| Error::File(target.clone(), error))?;
@@ -180,11 +181,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether something of an image is there.
-    pub(super) fn has(&self, id: u64) -> bool {
-        self.own(id).exists()
-    }
-
     /// Removes all that belongs to an image. Mounts that containers have keep the files until then.
     pub(super) fn remove(&self, id: u64) -> Result<(), Error> {
         let (own, target) = (self.own(id), self.target(id));
@@ -217,7 +213,8 @@ impl Kernel {
         own.fold(Usage::default(), |sum, file| sum + Usage::of(&file))
     }
 
-    fn own(&self, id: u64) -> PathBuf {
+    /// Directory of what belongs to an image.
+    pub(super) fn own(&self, id: u64) -> PathBuf {
         self.place.join(id.to_string())
     }
 
