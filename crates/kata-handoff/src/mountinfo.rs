@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn lines() {
-        let table: &[(&[u8], Option<(&str, &str)>)] = &[
+        type Row<'a> = (&'a [u8], Option<(&'a str, &'a str)>);
+        let table: &[Row<'_>] = &[
             (
                 b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw",
                 Some(("/mnt1", "/mnt2")),
