@@ -79,7 +79,7 @@ async fn scene(stage: &Stage, binary: &Binary, rootfs: &Rootfs, reader: Reader) 
     let share = Share::create(stage.join("share"), reader).expect("a share");
     let guest = Guest::attach(share, daemon.client().clone()).await.expect("a guest");
     let snapshots: Vec<_> =
-        (0..CONTAINERS).map(|number| stage.join(&format!("snapshot-{number}"))).collect();
+        (0..CONTAINERS).map(|number| stage.join(format!("snapshot-{number}"))).collect();
     for (number, snapshotdir) in snapshots.iter().enumerate() {
         fs::create_dir_all(snapshotdir.join("work")).expect("a directory");
         fs::create_dir_all(snapshotdir.join("fs")).expect("a directory");

@@ -165,14 +165,14 @@ fn mounted(
     image: &[u8],
     devices: impl Iterator<Item = u64>,
     target: &Path,
-) -> rustix::io::Result<()> {
+) -> io::Result<()> {
     let path = stage.join("image");
-    fs::write(&path, image).expect("an image");
+    fs::write(&path, image)?;
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", &path)?;
     for (number, size) in devices.enumerate() {
         let path = stage.join(number.to_string());
-        File::create(&path).and_then(|file| file.set_len(size)).expect("a device");
+        File::create(&path)?.set_len(size)?;
         fsconfig_set_string(&context, "device", &path)?;
     }
     fsconfig_set_flag(&context, "ro")?;
