@@ -81,7 +81,7 @@ fn find(table: &Table) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{check, parse};
+    use super::super::parse;
     use super::*;
 
     const PLAIN: &str = "";
@@ -114,8 +114,7 @@ mod tests {
             ("[native]\nkernel_native = 'required'", KATA, named),
         ] {
             fs::write(&file, containerd).unwrap();
-            let parsed = parse(ours).unwrap();
-            let config = check(parsed.file, parsed.warnings).unwrap();
+            let config = parse(ours).unwrap().check().unwrap();
             let warning = config.kata_warning(&file).unwrap_or_default();
             assert_eq!(warning.is_empty(), expected.is_empty(), "{ours} {containerd}: {warning}");
             assert!(warning.contains(expected) && !warning.contains('\n'), "{warning}");
