@@ -1,7 +1,7 @@
 //! Who serves which image: `nydusd` over FUSE, the kernel (EROFS), or each for some containers.
 //!
 //! An image has one [`Entry`], with all that is known of it, and one lock: whoever starts, mounts
-//! or ends what serves it takes its [`Turn`], so a slow image holds up nobody else. The back ends,
+//! or ends what serves it takes its `Turn`, so a slow image holds up nobody else. The back ends,
 //! [`fuse`] and [`kernel`], do it and remember nothing. What a later run must know is in the store
 //! and on disk. Snapshots are not known here: who needs an image is told.
 
