@@ -1,6 +1,6 @@
 //! Images that say of another one's blob what is not so.
 
-use crate::bootstraps;
+use crate::wrong::bootstraps;
 use nydus_e2e::bare::{MODES, Node, check_files, names_in, unmount};
 use nydus_e2e::client::Labels;
 use nydus_e2e::image::Rafs;

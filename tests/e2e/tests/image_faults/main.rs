@@ -223,9 +223,3 @@ fn a_refused_image_harms_no_other() {
     unmount(&root);
     node.clear();
 }
-
-fn bootstraps(node: &Node) -> Vec<PathBuf> {
-    let snapshots = node.snapshotter.root().join("snapshots");
-    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
-    all.map(|image| image.join("image.boot")).filter(|boot| boot.exists()).collect()
-}

@@ -194,3 +194,9 @@ pub(crate) const WRONG: &[Wrong] = &[
         right: right_template,
     },
 ];
+
+pub(crate) fn bootstraps(node: &Node) -> Vec<PathBuf> {
+    let snapshots = node.snapshotter.root().join("snapshots");
+    let all = names_in(&snapshots).into_iter().map(|id| snapshots.join(id).join("fs/image"));
+    all.map(|image| image.join("image.boot")).filter(|boot| boot.exists()).collect()
+}
