@@ -240,7 +240,7 @@ impl Containerd {
 
     /// Runs a container that was made, to its end.
     pub fn start_task(&self, id: &str) -> Ran {
-        again(id, || {}, || self.ctr_logged(&["tasks", "start"], &[id]))
+        again(id, || {}, || self.ctr(&["tasks", "start", id]))
     }
 
     fn ctr_run_once(&self, options: &[&str], reference: &str, id: &str, words: &[&str]) -> Ran {
