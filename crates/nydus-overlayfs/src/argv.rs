@@ -139,8 +139,9 @@ impl Getopt {
     fn tokens<'t>(&mut self, argument: &'t [u8]) -> impl Iterator<Item = Token<'t>> {
         const WITH_VALUE: &[u8] = b"Not";
         let mut flags = &b""[..];
+        let value = self.awaited.take().map(|flag| Token::Value(flag, 0));
         let whole = match argument {
-            _ if let Some(flag) = self.awaited.take() => Some(Token::Value(flag, 0)),
+            _ if value.is_some() => value,
             _ if self.only_positionals => Some(Token::Positional),
             b"--" => {
                 self.only_positionals = true;

@@ -5,11 +5,12 @@ use slice_names::secret_start;
 
 /// Overwrites the value of each carried option in `options`, the value of one `-o`, and whatever
 /// else of an option must not be shown. What comes after a value that is no base64, such as JSON
-/// with its commas, and does not begin as an option does, belongs to that value. Paths stay as they are, since they must be found, and
-/// security contexts, whose quotes group characters.
+/// with its commas, and does not begin as an option does, belongs to that value. Paths stay as they
+/// are, since they must be found, and security contexts, whose quotes group characters.
 pub fn blank(options: &mut [u8]) {
     let (mut done, mut in_value) = (0, false);
     loop {
+        // The block ends the iterator, which borrows `options`.
         let Some(word) = { ranges(&options[done..]) }.next() else { return };
         let start = done + word.start;
         done += word.end;
