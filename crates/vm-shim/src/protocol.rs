@@ -11,6 +11,13 @@ pub const PAYLOAD: usize = 1 << 20;
 /// So many frames of each output may be on their way: each that was written makes room for one.
 pub const WINDOW: usize = 8;
 
+/// Longest piece of input or output, bytes.
+pub const CHUNK: usize = 16 << 10;
+
+/// So many more frames of each output may come once the process has ended: what is left in its
+/// pipe, which holds up to 1 MiB (pipe(7)), and the piece that waited for room.
+pub const LAST: usize = (1 << 20) / CHUNK + 1;
+
 /// Name of the port.
 pub const PORT: &str = "nydusvm";
 

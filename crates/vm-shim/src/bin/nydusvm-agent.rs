@@ -18,12 +18,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
-use vm_shim::protocol::{Frame, Mount, PORT, Process, Start, WINDOW};
+use vm_shim::protocol::{CHUNK, Frame, LAST, Mount, PORT, Process, Start, WINDOW};
 
 /// How long devices may take to appear.
 const DEVICE: Duration = Duration::from_secs(30);
-/// Output that is handed on at once.
-const CHUNK: usize = 16 << 10;
 
 type Result<T, E = String> = std::result::Result<T, E>;
 
@@ -247,7 +245,7 @@ fn follow(mut child: Child, port: &Port, reader: File) {
     // To all but this: pid -1. What is left of the container would keep its mounts.
     let _ = kill_process_group(Pid::INIT, Signal::KILL);
     reap(None);
-    // What is left in the pipes is little, and its reader may have stopped.
+    // What is left in the pipes is little, and its reader may have stopped: no window counts.
     windows.lock().unwrap_or_else(PoisonError::into_inner).take();
     outputs.into_iter().flatten().for_each(|thread| drop(thread.join()));
     say(port, &Frame::Exited(code));
@@ -269,9 +267,12 @@ fn hand_on(
 ) -> JoinHandle<()> {
     let port = Arc::clone(port);
     spawn(move || {
-        let mut buffer = vec![0; CHUNK];
+        let (mut buffer, mut last) = (vec![0; CHUNK], LAST);
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            let _ = window.recv();
+            if window.recv().is_err() {
+                let Some(left) = last.checked_sub(1) else { break };
+                last = left;
+            }
             say(&port, &frame(buffer[..length].to_vec()));
         }
     })

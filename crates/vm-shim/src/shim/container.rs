@@ -2,7 +2,7 @@
 
 use super::sandbox::{Failure, Sandbox};
 use super::stdio::{Output, Stdio};
-use crate::protocol::{Frame, Process, Start};
+use crate::protocol::{CHUNK, Frame, Process, Start};
 use crate::vm::{Vm, reason};
 use std::io;
 use std::path::PathBuf;
@@ -17,8 +17,6 @@ const START: Duration = Duration::from_secs(30);
 const POWER_OFF: Duration = Duration::from_secs(10);
 /// How long a reader may take for the last of the output.
 const FLUSH: Duration = Duration::from_secs(5);
-/// Input that is handed on at once.
-const CHUNK: usize = 16 << 10;
 /// SIGKILL.
 const KILL: u32 = 9;
 /// Exit code of a container whose machine went away.

@@ -1,7 +1,7 @@
 //! containerd's fifos for input and output of a container.
 
 use super::sandbox::Failure;
-use crate::protocol::WINDOW;
+use crate::protocol::{CHUNK, LAST, WINDOW};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::sync::mpsc;
@@ -55,7 +55,7 @@ pub struct Output {
 impl Output {
     /// `written` is called after each piece.
     pub fn new(mut file: Option<File>, written: impl Fn() + Send + 'static) -> Self {
-        let (pieces, queue) = mpsc::sync_channel::<Vec<u8>>(WINDOW);
+        let (pieces, queue) = mpsc::sync_channel::<Vec<u8>>(WINDOW + LAST);
         let (running, end) = mpsc::channel();
         thread::spawn(move || {
             for bytes in queue {
@@ -70,11 +70,15 @@ impl Output {
         Self { pieces, end }
     }
 
-    /// Never waits. A guest sends no more than [`WINDOW`] pieces ahead; one that does is not ours.
+    /// Never waits. A guest sends no more than [`WINDOW`] pieces ahead, [`LAST`] more after its end,
+    /// and none above [`CHUNK`]; one that does is not ours.
     ///
     /// # Errors
     /// There is no room: the guest does not keep to the protocol.
     pub fn write(&self, bytes: Vec<u8>) -> Result<(), Overflow> {
+        if bytes.len() > CHUNK {
+            return Err(Overflow);
+        }
         match self.pieces.try_send(bytes) {
             Err(mpsc::TrySendError::Full(_)) => Err(Overflow),
             // Its thread ends with us.
@@ -104,14 +108,16 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let file = File::from(std::os::fd::OwnedFd::from(writer));
         let output = Output::new(Some(file), || {});
-        let piece = || vec![b'x'; 64 << 10];
-        let taken = (0..100).take_while(|_| output.write(piece()).is_ok()).count();
+        let piece = || vec![b'x'; CHUNK];
+        assert!(output.write(vec![0; CHUNK + 1]).is_err());
+        let taken = (0..1000).take_while(|_| output.write(piece()).is_ok()).count();
         // The pipe, the piece that is being written, and those that wait.
-        assert!((WINDOW..=WINDOW + 2).contains(&taken), "{taken}");
+        let (least, most) = (WINDOW + LAST, WINDOW + LAST + (64 << 10) / CHUNK + 1);
+        assert!((least..=most).contains(&taken), "{taken}");
         let drained =
             thread::spawn(move || std::io::copy(&mut reader.by_ref(), &mut std::io::sink()));
         output.finish(Instant::now() + std::time::Duration::from_secs(30));
         let drained = drained.join().expect("a reader").expect("bytes");
-        assert_eq!(drained, taken as u64 * (64 << 10));
+        assert_eq!(drained, (taken * CHUNK) as u64);
     }
 }
