@@ -4,9 +4,9 @@ use overlay_mount::words::{key_value, ranges};
 use slice_names::secret_start;
 
 /// Overwrites the value of each carried option in `options`, the value of one `-o`, and whatever
-/// else of an option must not be shown. What comes after a value that is no base64, such as JSON
-/// with its commas, and does not begin as an option does, belongs to that value. Paths stay as they
-/// are, since they must be found, and security contexts, whose quotes group characters.
+/// else of an option must not be shown. After a value that is JSON and no base64, what does not
+/// begin as an option does stands behind a comma of that value. Paths stay as they are, since they
+/// must be found, and security contexts, whose quotes group characters.
 pub fn blank(options: &mut [u8]) {
     let (mut done, mut in_value) = (0, false);
     loop {
@@ -28,8 +28,8 @@ pub fn blank(options: &mut [u8]) {
                 | b"rootcontext"
         );
         if !stays && let Some(value) = secret_start(word) {
-            let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
-            in_value = !word[value..].iter().all(base64);
+            let begins = word.get(value).copied().unwrap_or_default();
+            in_value = matches!(begins, b'{' | b'[' | b'"' | b'\'');
             word[value..].fill(b'*');
         } else if in_value && !word[0].is_ascii_alphabetic() {
             word.fill(b'*');

@@ -140,8 +140,8 @@ fn blanked_words_stay_in_place(data: &[u8]) {
     }
 }
 
-/// Values of carried options are gone, also under a misspelt name, and pieces of one that is no
-/// base64; all else is as it was.
+/// Values of carried options are gone, also under a misspelt name, and pieces of one that is
+/// JSON; all else is as it was.
 fn assert_blanked(before: &[u8], after: &[u8], in_value: &mut bool) {
     let mut expected = before.to_vec();
     let names = "lowerdir lowerdir+ datadir+ upperdir workdir context fscontext defcontext \
@@ -150,8 +150,8 @@ fn assert_blanked(before: &[u8], after: &[u8], in_value: &mut bool) {
     // The first `=` before which a carried name stands.
     let ends = before.iter().enumerate().filter(|(_, byte)| **byte == b'=').map(|(at, _)| at);
     if let Some(end) = { ends }.find(|end| !stays && ends_with_carried(&before[..*end])) {
-        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
-        *in_value = !before[end + 1..].iter().all(is_base64);
+        *in_value =
+            ["{", "[", "\"", "'"].iter().any(|open| before[end + 1..].starts_with(open.as_bytes()));
         expected[end + 1..].fill(b'*');
     } else if *in_value && !stays && !before[0].is_ascii_alphabetic() {
         expected.fill(b'*');
